@@ -1,0 +1,1 @@
+"""What the chapters export, made by `course build` from `solutions/`."""

@@ -1,0 +1,303 @@
+"""The command `course`. Everything heavy is imported where it is used, so that help and lists come at once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from course_lib.paths import BUILD, NOTEBOOKS, RESULTS, ROOT, body_file, data_dir
+
+OPTIONS = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_enable": False}
+app = typer.Typer(**OPTIONS)
+data_app = typer.Typer(**OPTIONS, help="The body, and labelled pictures of people.")
+app.add_typer(data_app, name="data")
+
+
+class Edition(StrEnum):
+    student = "student"
+    complete = "complete"
+
+
+@app.callback()
+def main() -> None:
+    """Human-centric vision from scratch, chapter by chapter."""
+
+
+def stop(message: object, code: int = 1) -> typer.Exit:
+    """Prints the message where errors go; raise what comes back. Code 2 says that the command was typed wrongly."""
+    typer.echo(str(message), err=True)
+    return typer.Exit(code)
+
+
+def chapter_named(name: str):
+    """The chapter, or exit code 2 with the names there are."""
+    from course_lib.chapter_source import find_chapter
+
+    try:
+        return find_chapter(name)
+    except ValueError as error:
+        raise stop(error, 2) from None
+
+
+def checked_scale(name: str | None) -> str:
+    """The scale asked for, or that of COURSE_SCALE and this machine; exit code 2 with the names there are."""
+    from course_lib.scale import SCALES, scale
+
+    if name is not None and name not in SCALES:
+        raise stop(f"{name!r} is not a scale: use one of {', '.join(SCALES)}", 2)
+    try:
+        return name or scale()
+    except ValueError as error:
+        raise stop(error, 2) from None
+
+
+@app.command("check-env")
+def check_env() -> None:
+    """Is this machine ready? One line for each thing, with what mends it."""
+    from course_lib.environment import environment_report
+
+    rows = environment_report()
+    for ok, name, detail, mend in rows:
+        typer.echo(f"{'OK  ' if ok else 'FAIL'} {name:14s} {detail}" + (f"  ->  {mend}" if mend else ""))
+    failed = sum(not row[0] for row in rows)
+    typer.echo(f"{failed} of {len(rows)} need mending" if failed else "ready: `course lab` opens chapter 00")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_chapters() -> None:
+    """The chapters with their minutes and scales."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from course_lib.chapter_source import chapter_facts, chapters
+
+    table = Table("chapter", "title", "reading", "exercises", "runs", box=None)
+    for chapter in chapters():
+        facts = chapter_facts(chapter)
+        table.add_row(chapter.name, *(facts[key] for key in ("title", "reading", "exercise", "run")))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+@app.command()
+def run(
+    chapter: str,
+    scale: Annotated[str | None, typer.Option(help="smoke, laptop or gpu; default: what this machine has.")] = None,
+    edition: Annotated[Edition, typer.Option(help="With the exercises open, or with the answers.")] = Edition.student,
+    store: Annotated[bool, typer.Option("--store", help="Keep the outputs in notebooks/.")] = False,
+) -> None:
+    """Execute a chapter; write the notebook and a page to build/; print its result table."""
+    found, scale = chapter_named(chapter), checked_scale(scale)
+    if scale == "paper":
+        raise stop("scale paper is for launch cells: run a chapter at smoke, laptop or gpu", 2)
+    if store and edition != Edition.student:
+        raise stop("--store keeps outputs in the student edition: leave --edition out", 2)
+    if store and scale == "smoke":
+        raise stop("a smoke run shows nothing worth storing: use --scale laptop or gpu", 2)
+    from course_lib import run_notebook
+
+    typer.echo(f"running {found.name} ({edition}) at scale {scale}")
+    try:
+        with progress(found) as on_cell:
+            result, page = run_notebook.run(found, edition, scale, store, on_cell)
+    except run_notebook.RunFailed as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop("stopped: nothing was written", 130) from None
+    typer.echo(f"\n{result}\n" if result else "")
+    typer.echo(f"page: {page.relative_to(ROOT)}")
+    typer.echo(f"notebook: {page.with_suffix('.ipynb').relative_to(ROOT)}")
+    if store:
+        typer.echo(f"outputs stored in {found.relative(found.student_notebook)}")
+
+
+def progress(chapter):
+    """A bar over the chapter's cells: entered, it gives the function that is told each cell's number."""
+    from contextlib import contextmanager
+
+    from tqdm import tqdm
+
+    from course_lib.chapter_source import read_cells
+
+    @contextmanager
+    def bar():
+        with tqdm(total=len(read_cells(chapter)), desc="cells", leave=False, disable=not sys.stderr.isatty()) as shown:
+            yield lambda index: shown.update(index - shown.n)
+
+    return bar()
+
+
+@app.command()
+def build(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail on any difference.")] = False,
+) -> None:
+    """Make notebooks and modules from solutions/. Never executes a chapter."""
+    from course_lib import build as builder
+
+    if check:
+        return check_build()
+    said, problems = builder.build()
+    for line in [*said, *map(str, problems)]:
+        typer.echo(line)
+    typer.echo(f"{len(said)} changes, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def check_build() -> None:
+    """Prints every difference and, last, the one command to run."""
+    from course_lib import build as builder
+
+    found, commands = builder.check()
+    for line in found:
+        typer.echo(line)
+    if found:
+        typer.echo(f"{len(found)} differences. Run: {' && '.join(commands) or 'course build, after mending the above'}")
+        raise typer.Exit(1)
+    typer.echo("notebooks and modules agree with solutions/")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Chapter and study, such as 06.mask_ratio.")],
+    arms: Annotated[str, typer.Option(help="Only these arms, with commas.")] = "",
+    seeds: Annotated[str, typer.Option(help="Only these seeds, with commas.")] = "",
+) -> None:
+    """Run an ablation, every arm under every seed; a second call goes on where a killed one stopped."""
+    checked_scale(None)
+    from course_lib.study import find_study, run_study
+
+    try:
+        found = find_study(name)
+        chosen_seeds = [int(seed) for seed in seeds.split(",") if seed]
+        paths = run_study(found, [arm for arm in arms.split(",") if arm], chosen_seeds, say=typer.echo)
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except KeyboardInterrupt:
+        raise stop(f"stopped: whole records are kept; `course study {name}` goes on from there", 130) from None
+    typer.echo(f"{len(paths)} records in {paths[0].parent}")
+
+
+@data_app.command("body")
+def data_body() -> None:
+    """What the current body file is (COURSE_BODY, else the open one)."""
+    from course_lib.environment import shown
+    from course_lib.files import file_hash
+
+    path = body_file()
+    try:
+        facts = body_facts(path)
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise stop(f"{shown(path)} is not a body file: {error}") from None
+    for name, value in {"file": shown(path), **facts, "sha256": file_hash(path), "licence": body_licence(path)}.items():
+        typer.echo(f"{name:22s} {value}")
+
+
+def body_facts(path: Path) -> dict[str, object]:
+    """Sizes of an SMPL-X file, nothing in it unpickled. KeyError names a key that is not there."""
+    import zipfile
+
+    import numpy
+
+    try:
+        with numpy.load(path, allow_pickle=False) as file:
+            shapes = {key: file[key].shape for key in ("v_template", "f", "shapedirs", "weights")}
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"broken or cut short ({error})") from None
+    names = {"v_template": "vertices", "f": "faces", "shapedirs": "shape + expression", "weights": "joints"}
+    return {names[key]: shape[-1] if key in ("shapedirs", "weights") else shape[0] for key, shape in shapes.items()}
+
+
+def body_licence(path: Path) -> str:
+    """What may be done with the body file."""
+    from course_lib.paths import OPEN_BODY
+
+    if path == OPEN_BODY:
+        return "made from CC0 MakeHuman assets: see NOTICE beside it"
+    return "its own: SMPL-X is licensed by its makers for research, and is not the course's to share"
+
+
+@data_app.command("make")
+def data_make(
+    world: Annotated[str, typer.Argument(help="studio, wild, scan, general or general-nopeople.")] = "wild",
+    count: Annotated[int, typer.Option(help="Pictures.")] = 500,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: data/WORLD-SPLIT-SIZE.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels along each side.")] = 256,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
+    split: Annotated[str, typer.Option(help="train, val or test: they share no identity.")] = "train",
+    views: Annotated[int, typer.Option(help="Cameras around each scene.")] = 1,
+    frames: Annotated[int, typer.Option(help="Moments of a motion.")] = 1,
+    motion: Annotated[str | None, typer.Option(help="walking, waving, turning, sitting_down, ...")] = None,
+) -> None:
+    """Render labelled people into shards; a second call goes on where a killed one stopped."""
+    from course_lib.data.make import make
+
+    out = out or data_dir() / f"{world}-{split}-{size}"
+    settings = {"world": world, "count": count, "size": size, "seed": seed, "split": split}
+    settings |= {"views": views, "frames": frames, "motion": motion}
+    try:
+        make(out=out, workers=workers, **settings)
+        typer.echo(f"{count} pictures in {out}: `course data info {out}` tells more")
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except (OSError, RuntimeError) as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop("stopped: whole shards are kept; the same command goes on from there", 130) from None
+
+
+@data_app.command("info")
+def data_info(path: Annotated[Path, typer.Argument(help="A folder of shards, or one shard.")]) -> None:
+    """What is in a data set: worlds, counts, sizes, whether every shard is whole."""
+    from course_lib.data.shards import info
+
+    try:
+        typer.echo(info(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise stop(error) from None
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context, browser: Annotated[bool, typer.Option(help="Open the browser.")] = True) -> None:
+    """Open JupyterLab at chapter 00. What else is typed goes to JupyterLab, such as --port 9999 or --allow-root."""
+    first = next(iter(sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))), None)
+    if first is None:
+        raise stop("there are no notebooks yet: run `course build`")
+    page = f"--LabApp.default_url=/lab/tree/{first.relative_to(ROOT).as_posix()}"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", page, *context.args]
+    try:
+        code = subprocess.call([*command, *([] if browser else ["--no-browser"])])
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+@app.command()
+def clean(
+    data: Annotated[bool, typer.Option("--data", help="Rendered data too.")] = False,
+    results: Annotated[bool, typer.Option("--results", help="Result records too.")] = False,
+) -> None:
+    """Remove build/ and drafts that a kill left behind. Data and results stay unless asked for."""
+    drafts = [
+        path for folder in (NOTEBOOKS, ROOT / "solutions", ROOT / "course_lib") for path in folder.rglob(".*.tmp")
+    ]
+    folders = [BUILD, *([data_dir()] if data else ()), *([RESULTS] if results else ())]
+    removed = [path for path in [*folders, *drafts] if path.exists()]
+    if (data or results) and removed:
+        names = ", ".join(str(path) for path in removed)
+        typer.confirm(f"remove {names}?", abort=True)
+    for path in removed:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        typer.echo(f"removed {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    typer.echo(f"{len(removed)} removed")
+
+
+if __name__ == "__main__":
+    app()

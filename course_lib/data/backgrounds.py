@@ -1,0 +1,565 @@
+"""Places to stand in: rooms, open ground under a sky, a studio sweep. Drawn by casting one ray per pixel, no meshes.
+
+`background.render(camera, size)` returns colour (H, W, 3) RGB in [0, 1] as painted, not lit, camera depth (H, W) metres and
+the world normal (H, W, 3). Where the depth is infinite there is only sky: its colour is final and its normal zero.
+The floor is y = 0. The same background looks the same from every camera.
+"""
+
+import colorsys
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.chapters.cameras import Camera
+
+KINDS = ("room", "outdoors", "studio")
+NOISE_SIZE = 512
+Colour = tuple[float, float, float]
+
+
+class Background(Protocol):
+    """Anything that a camera can see behind people."""
+
+    def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Colour (H, W, 3), camera depth (H, W) and world normal (H, W, 3)."""
+        ...
+
+
+@lru_cache(maxsize=1)
+def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Tileable noise in [0, 1], (512, 512) each: soft clouds (1/f^1.6 spectrum), a finer grain (1/f^0.8), white noise."""
+    rng = np.random.default_rng(20240607)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_SIZE), np.fft.rfftfreq(NOISE_SIZE), indexing="ij")) * NOISE_SIZE
+    tables = []
+    for slope in (1.6, 0.8):
+        spectrum = np.fft.rfft2(rng.normal(size=(NOISE_SIZE, NOISE_SIZE))) / np.maximum(frequency, 2) ** slope
+        values = np.fft.irfft2(spectrum)
+        tables.append(np.clip(0.5 + 0.2 * (values - values.mean()) / values.std(), 0, 1))
+    tables.append(rng.random((NOISE_SIZE, NOISE_SIZE)))
+    return tuple(torch.tensor(table, dtype=torch.float32).flatten() for table in tables)
+
+
+def noise(u: Tensor, v: Tensor, period: float, kind: int = 0, smooth: bool = False) -> Tensor:
+    """Noise that repeats every `period` metres, read at u, v (N,) metres -> (N,) in [0, 1]; kind 0 soft, 1 grain, 2 white."""
+    table, scale = noise_tables()[kind], NOISE_SIZE / period
+    x, y = u * scale, v * scale
+    i, j = x.floor(), y.floor()
+    a, b = i.int() & 511, j.int() & 511  # int32 wraps around for negative numbers as well
+    if not smooth:
+        return table[(b << 9) + a]
+    fx, fy, a1, b1 = x - i, y - j, (a + 1) & 511, (b + 1) & 511
+    near = torch.lerp(table[(b << 9) + a], table[(b << 9) + a1], fx)
+    return torch.lerp(near, torch.lerp(table[(b1 << 9) + a], table[(b1 << 9) + a1], fx), fy)
+
+
+def cell_noise(i: Tensor, j: Tensor) -> Tensor:
+    """One random number in [0, 1] for each integer cell (i, j)."""
+    return noise_tables()[2][((j.int() & 511) * 181 + (i.int() & 511) * 57) & 0x3FFFF]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A painted surface: a pattern's name, its two colours (RGB), its scale in metres and an offset of its own."""
+
+    pattern: str
+    first: Colour
+    second: Colour
+    scale: float
+    shift: float = 0.0
+
+    def colour(self, u: Tensor, v: Tensor, blur: Tensor) -> Tensor:
+        """Colours (N, 3) at u, v (N,) metres; blur (N,) is the size of a pixel there, metres, below which detail fades."""
+        amount, brightness = PATTERNS[self.pattern](u + self.shift, v + 1.7 * self.shift, self.scale, blur)
+        first, second = torch.tensor(self.first), torch.tensor(self.second)
+        mixed = first + amount[:, None] * (second - first)
+        return (mixed * brightness[:, None]).clamp_(0, 1)
+
+
+def _fade(blur: Tensor, detail: float) -> Tensor:
+    """1 where a pixel is much smaller than the detail, 0 where it is larger: what a camera's own blur would leave."""
+    return 1 / (1 + (1.5 * blur / detail) ** 2)
+
+
+def _line(x: Tensor, width: float, blur: Tensor) -> Tensor:
+    """1 on lines of a width at the integers of x (both in cells), else 0, softened by the blur."""
+    distance = ((x + 0.5) - (x + 0.5).floor() - 0.5).abs()
+    soft = blur + 1e-4
+    return ((width / 2 - distance) / soft + 0.5).clamp_(0, 1) * (width / (width + soft))
+
+
+def _plaster(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    cloud = noise(u, v, 3.0, smooth=True)
+    return (cloud - 0.3).clamp(0, 1) * 0.5, 1 + 0.10 * (noise(u, v, 0.9, 1) - 0.5) * _fade(blur, 0.01)
+
+
+def _wood(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    row = (u / scale).floor()
+    along = v + cell_noise(row, row + 7) * 4
+    plank = (along / (9 * scale)).floor()
+    grain = noise(u * 9 + cell_noise(row, plank) * 5, along, 4.0, 0)
+    gap = torch.maximum(_line(u / scale, 0.035, blur / scale), _line(along / (9 * scale), 0.006, blur / (9 * scale)))
+    tone = 0.35 * cell_noise(plank, row) + 0.5 * grain
+    return tone, (0.85 + 0.3 * cell_noise(row, plank + 3)) * (1 - 0.6 * gap)
+
+
+def _tiles(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    grout = torch.maximum(_line(u / scale, 0.03, blur / scale), _line(v / scale, 0.03, blur / scale))
+    tone = 0.12 * cell_noise((u / scale).floor(), (v / scale).floor()) + 0.12 * noise(u, v, 2.0)
+    return torch.maximum(tone, grout), 1 - 0.15 * grout
+
+
+def _checkers(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    i, j = (u / scale).floor(), (v / scale).floor()
+    sharp = _fade(blur, scale)
+    odd = ((i + j).remainder(2) - 0.5) * sharp + 0.5
+    return odd, 0.92 + 0.12 * cell_noise(i, j) * sharp
+
+
+def _carpet(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    pile = (noise(u, v, 1.5, 2) - 0.5) * _fade(blur, 0.004)
+    figure = torch.sin(u * (6.28 / scale)) * torch.sin(v * (6.28 / scale))
+    return ((figure - 0.25) * 4).clamp(0, 1) * 0.6, 1 + 0.35 * pile + 0.15 * (noise(u, v, 2.5) - 0.5)
+
+
+def _brick(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    row = (v / (0.32 * scale)).floor()
+    along = u / scale + 0.5 * row.remainder(2)
+    mortar = torch.maximum(_line(v / (0.32 * scale), 0.14, blur / (0.32 * scale)), _line(along, 0.045, blur / scale))
+    brick = cell_noise(along.floor(), row)
+    return mortar, (0.72 + 0.4 * brick + 0.25 * (noise(u, v, 0.8, 1) - 0.5)) * (1 - mortar) + mortar * 0.95
+
+
+def _stripes(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    wave = torch.sin(u * (6.2832 / scale)) * _fade(blur, 0.5 * scale)
+    return (wave * 6).clamp(-1, 1) * 0.5 + 0.5, 1 + 0.06 * (noise(u, v, 1.5) - 0.5)
+
+
+def _figures(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    """Wallpaper: rows of rosettes, every second row shifted by half."""
+    row = (v / scale).floor()
+    x = u / scale + 0.5 * row.remainder(2)
+    x, y = x - x.floor() - 0.5, v / scale - row - 0.5
+    angle, radius = torch.atan2(y, x), torch.sqrt(x * x + y * y)
+    petal = 0.26 + 0.1 * torch.cos(5 * angle)
+    sharp = _fade(blur, 0.5 * scale)
+    return ((petal - radius) * 14).clamp(0, 1) * sharp + 0.25 * (1 - sharp), 1 + 0.05 * (noise(u, v, 1.5) - 0.5)
+
+
+def _panels(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    groove = _line(u / scale, 0.05, blur / scale)
+    grain = noise(u * 6 + cell_noise((u / scale).floor(), row := (u / scale).floor()) * 3, v, 4.0)
+    return 0.5 * grain + 0.2 * cell_noise(row, row), 1 - 0.45 * groove
+
+
+def _grass(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    blades = (noise(u, v, 0.9, 2) - 0.5) * _fade(blur, 0.003) + (noise(u, v, 3.1, 1) - 0.5) * _fade(blur, 0.02)
+    patches = noise(u, v, 9.0 * scale, smooth=True)
+    return (1.6 * (patches - 0.25)).clamp(0, 1), 0.9 + 0.55 * blades + 0.5 * (noise(u, v, 23.0) - 0.5)
+
+
+def _ground(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    """Asphalt, sand, earth, concrete: speckles and stains."""
+    speckle = (noise(u, v, 1.1, 2) - 0.5) * _fade(blur, 0.003)
+    return (1.5 * (noise(u, v, 7.0 * scale, smooth=True) - 0.3)).clamp(0, 1), 1 + 0.3 * speckle + 0.3 * (noise(u, v, 2.3, 1) - 0.5)
+
+
+def _paving(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+    row = (v / scale).floor()
+    along = u / (1.5 * scale) + 0.37 * row
+    joint = torch.maximum(_line(v / scale, 0.035, blur / scale), _line(along, 0.025, blur / scale))
+    slab = cell_noise(along.floor(), row)
+    return 0.6 * slab, (1 + 0.25 * (noise(u, v, 2.0, 1) - 0.5)) * (1 - 0.5 * joint)
+
+
+PATTERNS = {
+    "plaster": _plaster, "wood": _wood, "tiles": _tiles, "checkers": _checkers, "carpet": _carpet, "brick": _brick,
+    "stripes": _stripes, "figures": _figures, "panels": _panels, "grass": _grass, "ground": _ground, "paving": _paving,
+}  # fmt: skip
+
+
+def rays(camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The camera's centre (3,) and the world direction (H, W, 3) of every pixel, scaled to camera depth 1."""
+    height, width = size
+    fx, fy, cx, cy = (float(camera.K[0, i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    x, y = (torch.arange(width) + 0.5 - cx) / fx, (torch.arange(height) + 0.5 - cy) / fy
+    right, down, forward = camera.R[0].unbind(0)
+    return camera.center[0], x[None, :, None] * right + (y[:, None, None] * down + forward)
+
+
+def _parting(direction: Tensor) -> Tensor:
+    """The direction without zeros, so that one may divide by it."""
+    return torch.where(direction.abs() < 1e-6, 1e-6, direction)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A rectangle on a wall: which wall (0 -x, 1 +x, 2 -z, 3 +z), along it from `left` to `right`, `bottom` to `top`
+    (metres); a `frame` of a colour around a `surface`. A window glows: its colour is the light outside."""
+
+    wall: int
+    left: float
+    right: float
+    bottom: float
+    top: float
+    frame: Colour
+    surface: Surface
+
+
+@dataclass(frozen=True)
+class Room:
+    """A rectangular room: x and z from `low` to `high`, `height` metres high, turned by `yaw` radians."""
+
+    low: tuple[float, float]
+    high: tuple[float, float]
+    height: float
+    yaw: float
+    floor: Surface
+    walls: tuple[Surface, Surface, Surface, Surface]
+    ceiling: Surface
+    skirting: Colour
+    panels: tuple[Panel, ...] = ()
+
+    def _turn(self) -> Tensor:
+        c, s = float(np.cos(self.yaw)), float(np.sin(self.yaw))
+        return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+    def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each ray leaves the box of the room: the nearest of three planes that it runs towards."""
+        turn = self._turn()
+        origin, direction = rays(camera, size)
+        origin, direction = origin @ turn, _parting((direction @ turn).flatten(0, 1))  # (N, 3) in the room's own axes
+        low, high = torch.tensor([self.low[0], 0.0, self.low[1]]), torch.tensor([self.high[0], self.height, self.high[1]])
+        distance = (torch.where(direction > 0, high, low) - origin) / direction  # (N, 3)
+        depth, axis = distance.clamp(min=0.05).min(1)
+        side = axis * 2 + (direction > 0).gather(1, axis[:, None])[:, 0]  # 0 -x, 1 +x, 2 floor, 3 ceiling, 4 -z, 5 +z
+        point = origin + depth[:, None] * direction
+        blur = depth / float(camera.K[0, 0, 0]) / (direction.gather(1, axis[:, None])[:, 0].abs() + 0.05).clamp(max=1)
+        colour = self._paint(side, point, blur)
+        normals = torch.cat([torch.eye(3).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]]) @ turn.T
+        return colour.view(*size, 3), depth.view(size), normals[side].view(*size, 3)
+
+    def _paint(self, side: Tensor, point: Tensor, blur: Tensor) -> Tensor:
+        """Colours (N, 3) of points on the sides of the room."""
+        colour = torch.empty(len(side), 3)
+        surfaces = (self.walls[0], self.walls[1], self.floor, self.ceiling, self.walls[2], self.walls[3])
+        for index, surface in enumerate(surfaces):
+            ids = (side == index).nonzero()[:, 0]
+            if not len(ids):
+                continue
+            x, y, z = point[ids].unbind(1)
+            b = blur[ids]
+            if index in (2, 3):
+                colour[ids] = surface.colour(x, z, b)
+            else:
+                colour[ids] = self._wall(index if index < 2 else index - 2, surface, z if index < 2 else x, y, b)
+        return colour
+
+    def _wall(self, wall: int, surface: Surface, along: Tensor, y: Tensor, blur: Tensor) -> Tensor:
+        """One wall with its skirting board, windows and pictures."""
+        colour = surface.colour(along, y, blur)
+        colour[y < 0.1] = torch.tensor(self.skirting)
+        colour *= (0.55 + 0.45 * (y / 0.25).clamp(0, 1) ** 0.5)[:, None]  # corners get less light
+        for panel in self.panels:
+            if panel.wall == wall:
+                self._hang(panel, colour, along, y, blur)
+        return colour
+
+    def _hang(self, panel: Panel, colour: Tensor, along: Tensor, y: Tensor, blur: Tensor) -> None:
+        """Paints a picture or window over the wall's colours, in place."""
+        margin = torch.minimum(torch.minimum(along - panel.left, panel.right - along), torch.minimum(y - panel.bottom, panel.top - y))
+        colour[(margin < 0) & (margin > -0.05)] *= 0.85  # a soft shadow around the frame
+        colour[margin > 0] = torch.tensor(panel.frame)
+        ids = (margin > 0.06).nonzero()[:, 0]
+        colour[ids] = panel.surface.colour(along[ids] - panel.left, y[ids] - panel.bottom, blur[ids])
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """What stands at the horizon, `distance` metres away: hills, trees or buildings, up to `height` metres."""
+
+    kind: str
+    distance: float
+    height: float
+    colour: Colour
+    shift: float
+
+
+@dataclass(frozen=True)
+class Outdoors:
+    """Open ground under a sky with clouds and a sun; silhouettes from far to near."""
+
+    ground: Surface
+    zenith: Colour
+    horizon: Colour
+    clouds: float
+    sun: tuple[float, float, float]
+    silhouettes: tuple[Silhouette, ...]
+    shift: float
+
+    def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ground below the horizon, silhouettes around, sky above."""
+        origin, direction = rays(camera, size)
+        direction = _parting(direction.flatten(0, 1))  # (N, 3)
+        unit = torch.nn.functional.normalize(direction, dim=1)
+        colour, depth = torch.empty_like(unit), torch.full((len(unit),), torch.inf)
+        normal = torch.zeros_like(unit)
+        below = direction[:, 1] < -1e-3
+        up, down = (~below).nonzero()[:, 0], below.nonzero()[:, 0]
+        colour[up] = self._sky(unit[up])
+        depth[down] = -origin[1] / direction[down, 1]
+        colour[down] = self._floor(origin, direction[down], depth[down], float(camera.K[0, 0, 0]))
+        normal[down, 1] = 1.0
+        for silhouette in self.silhouettes:
+            self._stand(silhouette, origin, direction, unit, colour, depth, normal)
+        return colour.view(*size, 3), depth.view(size), normal.view(*size, 3)
+
+    def _sky(self, unit: Tensor) -> Tensor:
+        """Colours (N, 3) of the sky in the unit directions."""
+        height = unit[:, 1].clamp(0, 1)[:, None]
+        sky = torch.lerp(torch.tensor(self.horizon), torch.tensor(self.zenith), height**0.5)
+        glow = (unit @ torch.tensor(self.sun)).clamp(0, 1)[:, None]
+        sky = sky + (0.25 * glow**8 + 0.6 * glow**400) * torch.tensor([1.0, 0.9, 0.7])
+        plane = unit[:, [0, 2]] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
+        cloud = noise(plane[:, 0] + self.shift, plane[:, 1], 6.0, smooth=True) + 0.35 * (noise(plane[:, 0], plane[:, 1] + self.shift, 1.7, smooth=True) - 0.5)
+        cover = ((cloud - 1 + self.clouds) * 3).clamp(0, 1)[:, None] * (height * 6).clamp(0, 1)
+        return torch.lerp(sky, torch.tensor([0.96, 0.96, 0.97]) * (0.8 + 0.2 * height), 0.9 * cover).clamp_(0, 1)
+
+    def _floor(self, origin: Tensor, direction: Tensor, depth: Tensor, focal: float) -> Tensor:
+        """The ground's colours; far away it takes on the colour of the horizon."""
+        x, z = origin[0] + depth * direction[:, 0], origin[2] + depth * direction[:, 2]
+        blur = depth / focal / (direction[:, 1].abs() + 0.02)
+        ground = self.ground.colour(x, z, blur.clamp(max=10))
+        haze = (1 - torch.exp(-depth / 90))[:, None] * 0.8
+        return torch.lerp(ground, torch.tensor(self.horizon), haze)
+
+    def _stand(self, what: Silhouette, origin: Tensor, direction: Tensor, unit: Tensor, colour: Tensor, depth: Tensor, normal: Tensor) -> None:
+        """Paints a silhouette over colour, depth and normal in place, on a cylinder around the camera."""
+        flat = direction[:, [0, 2]].norm(dim=1)
+        distance = what.distance / flat  # camera depth of the cylinder
+        y = origin[1] + distance * direction[:, 1]
+        ids = ((y > -0.05) & (y < what.height * 1.3) & (distance < depth)).nonzero()[:, 0]
+        if not len(ids):
+            return
+        around = torch.atan2(direction[ids, 0], direction[ids, 2]) * what.distance + what.shift  # metres along it
+        paint, top = _SILHOUETTES[what.kind](around, y[ids], what)
+        seen = y[ids] < top
+        ids, paint = ids[seen], paint[seen]
+        haze = min(0.75, what.distance / 260)
+        colour[ids] = torch.lerp(paint, torch.tensor(self.horizon), haze)
+        depth[ids] = distance[ids]
+        normal[ids] = torch.stack([-unit[ids, 0] * 0.6, torch.full((len(ids),), 0.8), -unit[ids, 2] * 0.6], 1)
+
+
+def _hills(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+    ridge = noise(around, torch.full_like(around, what.shift), what.distance * 3, smooth=True)
+    paint = torch.tensor(what.colour) * (0.8 + 0.4 * noise(around, y, 40.0, 1))[:, None]
+    return paint.clamp(0, 1), what.height * (0.25 + 0.75 * ridge)
+
+
+def _trees(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+    """Crowns on trunks; a hedge where they stand close."""
+    step = 0.75 * what.height
+    cell = (around / step).floor()
+    grown = 0.65 + 0.35 * cell_noise(cell, cell + 5)
+    x = (around / step - cell - 0.5) * 2
+    leaves = noise(around, y, 0.9 * what.height, 1)
+    radius = torch.sqrt(x**2 + ((y / (what.height * grown) - 0.6) / 0.42) ** 2)
+    crown = radius < 0.72 + 0.75 * (leaves - 0.4)
+    trunk = (x.abs() < 0.07) & (y < 0.4 * what.height)
+    light = (0.55 + 0.75 * (leaves - 0.2) + 0.25 * (y / what.height)) * (0.8 + 0.4 * cell_noise(cell, cell))
+    paint = torch.where(crown[:, None], torch.tensor(what.colour) * light[:, None], torch.tensor([0.27, 0.2, 0.15]))
+    return paint.clamp(0, 1), torch.where(crown | trunk, torch.inf, -1.0)
+
+
+def _houses(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+    """A row of fronts with windows; every front has a height and a tint of its own."""
+    width = 9.0
+    cell = (around / width).floor()
+    top = what.height * (0.45 + 0.55 * cell_noise(cell, cell + 3))
+    tint = torch.stack([cell_noise(cell + k, cell) for k in (1, 2, 3)], 1)
+    front = torch.tensor(what.colour) * (0.75 + 0.5 * tint)
+    x, floor = around / 1.5, y / 3.0
+    pane = ((x - x.floor() - 0.5).abs() < 0.27) & ((floor - floor.floor() - 0.5).abs() < 0.28) & (y < top - 0.8)
+    lit = cell_noise(x.floor(), floor.floor())[:, None]
+    paint = torch.where(pane[:, None], torch.tensor([0.25, 0.32, 0.4]) + 0.3 * lit, front)
+    return paint.clamp(0, 1), top
+
+
+_SILHOUETTES = {"hills": _hills, "trees": _trees, "houses": _houses}
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A sweep: a floor that curves up into a round backdrop of `radius` metres, one colour, a little lighter in the middle."""
+
+    colour: Colour
+    radius: float
+    falloff: float
+
+    def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearer of the floor and the round wall; the corner between them is hidden by smooth shading."""
+        origin, direction = rays(camera, size)
+        direction = _parting(direction.flatten(0, 1))
+        floor = torch.where(direction[:, 1] < 0, -origin[1] / direction[:, 1], torch.inf)
+        a = direction[:, [0, 2]].square().sum(1)
+        b = direction[:, [0, 2]] @ origin[[0, 2]]
+        c = origin[[0, 2]].square().sum() - self.radius**2
+        wall = (-b + (b * b - a * c).clamp(min=0).sqrt()) / a
+        depth = torch.minimum(floor, wall)
+        point = origin + depth[:, None] * direction
+        reach = point[:, [0, 2]].norm(dim=1) / self.radius  # 1 at the wall
+        rise = (torch.where(floor < wall, reach - 0.75, 0.25 + point[:, 1] / self.radius) * 2).clamp(0, 1)
+        rise = rise * rise * (3 - 2 * rise)
+        inward = -torch.nn.functional.normalize(point * torch.tensor([1.0, 0, 1.0]), dim=1)
+        normal = torch.nn.functional.normalize(torch.lerp(torch.tensor([0.0, 1.0, 0.0]), 0.6 * inward + torch.tensor([0.0, 0.5, 0.0]), rise[:, None]), dim=1)
+        light = 1 - self.falloff * ((point[:, 1] / 3) ** 2 + 0.3 * reach**2)
+        colour = torch.tensor(self.colour) * (light.clamp(0.4, 1) * (1 + 0.02 * (noise(point[:, 0], point[:, 2] + point[:, 1], 2.0, 2) - 0.5)))[:, None]
+        return colour.clamp(0, 1).view(*size, 3), depth.view(size), normal.view(*size, 3)
+
+
+def hsv(rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
+    """A random RGB colour from ranges of hue, saturation and value."""
+    return colorsys.hsv_to_rgb(rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value))
+
+
+def darker(colour: Colour, factor: float) -> Colour:
+    """The colour times a factor, inside [0, 1]."""
+    return tuple(min(1.0, factor * c) for c in colour)
+
+
+def _surface(rng: np.random.Generator, pattern: str, first: Colour, second: Colour, scale: tuple[float, float]) -> Surface:
+    return Surface(pattern, first, second, float(rng.uniform(*scale)), float(rng.uniform(0, 50)))
+
+
+def sample_floor(rng: np.random.Generator) -> Surface:
+    """The floor of a room."""
+    kind = rng.choice(("wood", "wood", "tiles", "checkers", "carpet", "ground"))
+    if kind == "wood":
+        dark = hsv(rng, (0.05, 0.1), (0.35, 0.65), (0.25, 0.6))
+        return _surface(rng, "wood", dark, darker(dark, 1.6), (0.08, 0.18))
+    if kind in ("tiles", "checkers"):
+        light = hsv(rng, (0, 1), (0.02, 0.25), (0.55, 0.9))
+        other = darker(light, rng.uniform(0.35, 0.75)) if kind == "tiles" else hsv(rng, (0, 1), (0.1, 0.6), (0.15, 0.55))
+        return _surface(rng, kind, light, other, (0.2, 0.6))
+    base = hsv(rng, (0, 1), (0.1, 0.6), (0.25, 0.7)) if kind == "carpet" else hsv(rng, (0.05, 0.12), (0.0, 0.12), (0.4, 0.7))
+    return _surface(rng, kind, base, hsv(rng, (0, 1), (0.2, 0.6), (0.3, 0.8)) if kind == "carpet" else darker(base, 1.2), (0.2, 1.0))
+
+
+def sample_wall(rng: np.random.Generator) -> Surface:
+    """The wall of a room."""
+    kind = rng.choice(("plaster", "plaster", "plaster", "brick", "stripes", "figures", "panels", "tiles"))
+    if kind == "brick":
+        white = rng.random() < 0.3
+        brick = hsv(rng, (0.0, 0.07), (0.0, 0.15) if white else (0.4, 0.7), (0.7, 0.9) if white else (0.4, 0.65))
+        return _surface(rng, "brick", brick, (0.72, 0.7, 0.66), (0.22, 0.28))
+    if kind == "panels":
+        colour = hsv(rng, (0.05, 0.12), (0.2, 0.6), (0.35, 0.8))
+        return _surface(rng, "panels", colour, darker(colour, 1.35), (0.1, 0.25))
+    paint = hsv(rng, (0, 1), (0.05, 0.55), (0.55, 0.95))
+    if kind == "plaster":
+        return _surface(rng, "plaster", paint, darker(paint, 0.8), (1, 1))
+    other = hsv(rng, (0, 1), (0.05, 0.5), (0.5, 0.95)) if rng.random() < 0.5 else darker(paint, rng.uniform(0.7, 0.9))
+    return _surface(rng, kind, paint, other, (0.12, 0.4))
+
+
+def sample_panels(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float], height: float) -> tuple[Panel, ...]:
+    """Windows, pictures and doors on the four walls."""
+    panels = []
+    for wall in range(4):
+        start, end = (low[1], high[1]) if wall < 2 else (low[0], high[0])
+        at = start + rng.uniform(0.3, 1.2)
+        while at < end - 1.3:
+            panel = _sample_panel(rng, wall, at, min(height, 3.0))
+            panels.append(panel)
+            at = panel.right + rng.uniform(0.4, 2.0)
+    return tuple(panels)
+
+
+def _sample_panel(rng: np.random.Generator, wall: int, left: float, height: float) -> Panel:
+    kind = rng.choice(("window", "picture", "picture", "door"))
+    frame = hsv(rng, (0.04, 0.12), (0.0, 0.6), (0.15, 0.95))
+    if kind == "window":
+        outside = Surface("plaster", hsv(rng, (0.5, 0.62), (0.05, 0.35), (0.9, 1.0)), (0.95, 0.97, 1.0), 1.0, float(rng.uniform(0, 9)))
+        return Panel(wall, left, left + rng.uniform(0.8, 1.3), rng.uniform(0.7, 1.0), min(height - 0.3, rng.uniform(1.9, 2.3)), (0.92, 0.92, 0.9), outside)
+    if kind == "door":
+        colour = hsv(rng, (0.04, 0.12), (0.1, 0.6), (0.3, 0.9))
+        return Panel(wall, left, left + 0.95, 0.0, min(2.1, height - 0.1), darker(colour, 0.75), Surface("plaster", colour, darker(colour, 0.8), 1.0))
+    width, tall, bottom = rng.uniform(0.35, 0.95), rng.uniform(0.35, 0.85), rng.uniform(1.15, 1.5)
+    pattern = str(rng.choice(("plaster", "figures", "stripes", "checkers", "grass", "ground")))
+    art = Surface(pattern, hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)), hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)), float(rng.uniform(0.1, 0.4)), float(rng.uniform(0, 9)))
+    return Panel(wall, left, left + width, bottom, bottom + tall, frame, art)
+
+
+def sample_room(rng: np.random.Generator, reach: np.ndarray, plain: bool = False, tall: float = 2.0) -> Room:
+    """A room in which all points of `reach` (N, 2) = x, z have at least 0.4 m to the walls, and things as high as `tall` fit;
+    `plain`: bare painted walls."""
+    yaw = float(rng.uniform(-np.pi, np.pi) if not plain else rng.uniform(-0.4, 0.4))
+    c, s = np.cos(yaw), np.sin(yaw)
+    own = reach @ np.array([[c, s], [-s, c]])  # the same turn as Room.render's
+    low = tuple(float(v) for v in own.min(0) - rng.uniform(0.4, 1.8, 2))
+    high = tuple(float(v) for v in own.max(0) + rng.uniform(0.4, 1.8, 2))
+    height = max(float(rng.uniform(2.5, 3.4)), tall + 0.25)
+    wall = Surface("plaster", paint := hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.92)), darker(paint, 0.9), 1.0) if plain else sample_wall(rng)
+    accent = sample_wall(rng) if not plain and rng.random() < 0.35 else wall
+    walls = tuple(accent if k == rng.integers(4) else wall for k in range(4))
+    ceiling = Surface("plaster", (0.93, 0.93, 0.91), (0.85, 0.85, 0.84), 1.0)
+    skirting = (0.9, 0.9, 0.88) if rng.random() < 0.5 else darker(wall.first, 0.5)
+    panels = () if plain else sample_panels(rng, low, high, height)
+    return Room(low, high, height, yaw, sample_floor(rng), walls, ceiling, skirting, panels)
+
+
+def sample_ground(rng: np.random.Generator) -> Surface:
+    """What one stands on outdoors."""
+    kind = rng.choice(("grass", "grass", "ground", "paving", "sand", "brick"))
+    if kind == "grass":
+        first = hsv(rng, (0.2, 0.3), (0.45, 0.7), (0.28, 0.5))
+        return _surface(rng, "grass", first, hsv(rng, (0.13, 0.24), (0.4, 0.65), (0.4, 0.62)), (0.5, 1.5))
+    if kind == "paving":
+        first = hsv(rng, (0.05, 0.15), (0.02, 0.25), (0.45, 0.75))
+        return _surface(rng, "paving", first, darker(first, 0.75), (0.3, 0.6))
+    if kind == "brick":
+        return _surface(rng, "brick", hsv(rng, (0, 0.08), (0.25, 0.5), (0.4, 0.6)), (0.6, 0.58, 0.54), (0.2, 0.24))
+    sand = kind == "sand"
+    first = hsv(rng, (0.09, 0.13), (0.25, 0.45), (0.65, 0.85)) if sand else hsv(rng, (0.05, 0.6), (0.0, 0.12), (0.25, 0.5))
+    return _surface(rng, "ground", first, darker(first, 0.8), (0.4, 1.5))
+
+
+def sample_outdoors(rng: np.random.Generator, sun: tuple[float, float, float] | None = None) -> Outdoors:
+    """Open ground; `sun` is the direction towards the sun, so that the sky agrees with the light."""
+    hue = rng.uniform(0.54, 0.62)
+    zenith = colorsys.hsv_to_rgb(hue, rng.uniform(0.35, 0.75), rng.uniform(0.55, 0.9))
+    warm = rng.random() < 0.25
+    horizon = hsv(rng, (0.03, 0.11), (0.2, 0.5), (0.85, 0.97)) if warm else colorsys.hsv_to_rgb(hue, rng.uniform(0.04, 0.2), rng.uniform(0.86, 0.97))
+    silhouettes = []
+    if rng.random() < 0.6:
+        silhouettes.append(Silhouette("hills", 220.0, rng.uniform(15, 45), hsv(rng, (0.25, 0.62), (0.15, 0.4), (0.3, 0.5)), rng.uniform(0, 999)))
+    if rng.random() < 0.5:
+        silhouettes.append(Silhouette("houses", rng.uniform(35, 90), rng.uniform(9, 26), hsv(rng, (0.0, 0.14), (0.05, 0.4), (0.45, 0.75)), rng.uniform(0, 999)))
+    if rng.random() < 0.65:
+        silhouettes.append(Silhouette("trees", rng.uniform(14, 40), rng.uniform(3.5, 8), hsv(rng, (0.2, 0.34), (0.4, 0.7), (0.28, 0.5)), rng.uniform(0, 999)))
+    if sun is None:
+        azimuth, up = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 1.2)
+        sun = (float(np.sin(azimuth) * np.cos(up)), float(np.sin(up)), float(np.cos(azimuth) * np.cos(up)))
+    return Outdoors(sample_ground(rng), zenith, horizon, float(rng.uniform(0.1, 0.75)), sun, tuple(silhouettes), float(rng.uniform(0, 99)))
+
+
+def sample_background(rng: np.random.Generator, kind: str | None = None, reach: np.ndarray | None = None, sun: tuple[float, float, float] | None = None, tall: float = 2.0) -> Background:  # fmt: skip
+    """A place: `room`, `plain` (a bare room), `outdoors` or `studio`; drawn from KINDS when left out.
+
+    `reach` (N, 2) are x, z of whatever must fit inside (people, cameras) and `tall` its height, metres; `sun` (3,) points
+    to the sun.
+    """
+    kind = kind or str(rng.choice(KINDS))
+    reach = np.array([(-2.0, -2.0), (2.0, 2.0), (-2.0, 2.0), (2.0, -2.0)]) if reach is None else np.asarray(reach)
+    if kind in ("room", "plain"):
+        return sample_room(rng, reach, kind == "plain", tall)
+    if kind == "outdoors":
+        return sample_outdoors(rng, sun)
+    if kind == "studio":
+        radius = float(np.linalg.norm(reach, axis=1).max() + rng.uniform(0.6, 2.0))
+        return Studio(hsv(rng, (0, 1), (0.0, 0.45), (0.45, 0.95)), max(radius, 3.0), float(rng.uniform(0.1, 0.4)))
+    raise ValueError(f"{kind!r} is not a kind of background: use one of plain, {', '.join(KINDS)}")

@@ -1,0 +1,370 @@
+"""Hair and hats: a cap cut from the scalp along a hairline and lifted, and free shapes (falling hair, tails, buns, brims).
+
+Directions around the head are azimuths: 0 the face, pi/2 the left ear, pi the back. Heights are over the eyes' level.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from course_lib.data.parts import PART_IDS
+
+if TYPE_CHECKING:
+    from course_lib.data.person import Garment, Look, Person
+    from course_lib.data.wardrobe import Builder, Piece
+
+# azimuth in degrees and height of the hairline in metres, front to back; ears are left out separately
+_HAIRLINE = np.array(
+    [(0, 0.070), (18, 0.070), (34, 0.064), (48, 0.05), (57, 0.03), (66, 0.014), (73, -0.012), (82, -0.024), (90, -0.01)]
+    + [(104, -0.012), (114, -0.034), (126, -0.058), (145, -0.076), (180, -0.085)]
+)
+_HAT_LINE = np.array([(0, 0.050), (45, 0.046), (90, 0.022), (135, -0.004), (180, -0.016)])
+
+
+@dataclass(frozen=True)
+class Style:
+    """Thickness of the hair in metres at the side and on top, how it waves, and which free shape hangs from it."""
+
+    side: float
+    top: float
+    relief: float = 0.002
+    recede: float = 0.0
+    hangs: str = ""  # sheet, tail, bun
+    combed: str = "crown"  # crown (from the whorl), side (from a parting), back, curls
+
+
+STYLES = {
+    "short": Style(0.007, 0.015),
+    "crop": Style(0.004, 0.009, 0.001),
+    "side_part": Style(0.008, 0.021, combed="side"),
+    "swept": Style(0.006, 0.024, combed="back"),
+    "receding": Style(0.006, 0.009, recede=0.034, combed="back"),
+    "curly": Style(0.022, 0.030, 0.006, combed="curls"),
+    "afro": Style(0.055, 0.065, 0.005, combed="curls"),
+    "bob": Style(0.013, 0.019, hangs="sheet"),
+    "long": Style(0.011, 0.017, hangs="sheet"),
+    "bun": Style(0.006, 0.011, 0.001, hangs="bun", combed="back"),
+    "ponytail": Style(0.006, 0.011, 0.001, hangs="tail", combed="back"),
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a head is: the axis that azimuths turn around, the eyes' height, its size."""
+
+    axis: np.ndarray  # (2,) x, z
+    eye_y: float
+    top_y: float
+
+    @staticmethod
+    def measure(vertices: np.ndarray, joints: np.ndarray, scalp: np.ndarray) -> "Head":
+        """From vertices (V, 3), joints (55, 3) and the scalp mask (V,)."""
+        upper = vertices[scalp & (vertices[:, 1] > joints[23, 1] + 0.02)]
+        middle = (upper[:, 2].min() + upper[:, 2].max()) / 2
+        return Head(np.array([0.0, middle]), float(joints[23:25, 1].mean()), float(upper[:, 1].max()))
+
+    def azimuth(self, points: np.ndarray) -> np.ndarray:
+        """Azimuth (N,) of points, radians in (-pi, pi]."""
+        return np.arctan2(points[:, 0] - self.axis[0], points[:, 2] - self.axis[1])
+
+
+def line_height(line: np.ndarray, azimuth: np.ndarray) -> np.ndarray:
+    """Height (N,) of a line given by knots, smooth between them, the same left and right."""
+    return np.interp(np.degrees(np.abs(azimuth)), line[:, 0], line[:, 1])
+
+
+def above_hairline(points: np.ndarray, head: Head, style: Style | None = None) -> np.ndarray:
+    """Metres above the hairline (N,); receding hair leaves the temples first."""
+    azimuth = head.azimuth(points)
+    height = line_height(_HAIRLINE, azimuth)
+    if style is not None and style.recede:
+        height = height + style.recede * np.exp(-((np.degrees(np.abs(azimuth)) - 24) ** 2) / 500)
+    return points[:, 1] - head.eye_y - height
+
+
+def outward(points: np.ndarray, normals: np.ndarray, head: Head) -> np.ndarray:
+    """The way hair stands: between the normal and the direction away from the middle of the head."""
+    centre = np.array([head.axis[0], head.eye_y + 0.03, head.axis[1]])
+    away = points - centre
+    mixed = away / np.linalg.norm(away, axis=1, keepdims=True) + 0.7 * normals
+    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+
+def step(low: float, high: float, x: np.ndarray) -> np.ndarray:
+    """Smooth step from 0 at `low` to 1 at `high`."""
+    t = ((x - low) / (high - low)).clip(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def relief(points: np.ndarray, seed: int, scale: float) -> np.ndarray:
+    """Smooth bumps (N,) in about [-1, 1] of size `scale` metres."""
+    rng = np.random.default_rng(seed)
+    waves = rng.normal(size=(8, 3)) * (2.2 / scale)
+    return np.sin(points @ waves.T + rng.uniform(0, 6.28, 8)).sum(1) / 3
+
+
+# ---------------------------------------------------------------- caps
+
+
+def scalp_piece(builder: "Builder", fields) -> "Piece":
+    """The part of the head's skin where all fields (functions of template points) are positive, without the ears."""
+    from course_lib.data.wardrobe import Piece, cut, landmarks
+
+    pack, template = builder.body.pack, builder.template
+    faces = pack["faces_body"]
+    neck_y = landmarks(builder.body).joints[12, 1]
+    near = (template[faces, 1].min(1) > neck_y) & (template[faces, 0].max(1) < 0.15) & (pack["scalp"][faces].max(1) >= 0)
+    piece = Piece.whole(faces[near], len(template))
+    for function in fields:
+        piece = cut(piece, function(piece.base @ template))
+    ear = piece.base @ pack["ear"].astype(np.float32)
+    return cut(piece, (0.35 - ear) * 0.02)
+
+
+def head_mask(builder: "Builder") -> np.ndarray:
+    """Vertices (V,) of the scalp's skin."""
+    body = builder.body
+    mask = np.zeros(len(builder.template), bool)
+    mask[np.unique(body.pack["faces_body"])] = True
+    return mask & (body.pack["scalp"] > 0.5)
+
+
+def heads(builder: "Builder") -> tuple[Head, Head]:
+    """The head of the template and of this body."""
+    from course_lib.data.wardrobe import landmarks
+
+    mask, joints = head_mask(builder), landmarks(builder.body).joints
+    return Head.measure(builder.template, joints, mask), Head.measure(builder.shape.vertices, builder.shape.joints, mask)
+
+
+def hairline_of(builder: "Builder") -> np.ndarray:
+    """Metres above the hairline (V,) for every vertex of the template; negative on the ears and below the head."""
+    reference, _ = heads(builder)
+    above = above_hairline(builder.template, reference)
+    return np.minimum(above, (0.35 - builder.body.pack["ear"]) * 0.02)
+
+
+def add_hair(builder: "Builder", person: "Person") -> None:
+    """The haircut of a person, and the hat that presses it down."""
+    hat = next((g for g in person.outfit.garments if g.kind in ("cap", "beanie")), None)
+    style = STYLES.get(person.look.hair_style)
+    reference, own = heads(builder)
+    if style is not None:
+        add_cap(builder, person, style, reference, own, hat is not None)
+        if style.hangs == "sheet":
+            add_sheet(builder, person, own, hat is not None)
+        if style.hangs in ("tail", "bun") and not (hat is not None and style.hangs == "bun"):
+            add_tail(builder, person, style, own)
+    if hat is not None:
+        add_hat(builder, hat, reference, own)
+
+
+def add_cap(builder: "Builder", person: "Person", style: Style, reference: Head, own: Head, hat: bool) -> None:
+    """Hair on the scalp: thin at the hairline, full above it."""
+    from course_lib.data.wardrobe import Surface, smoothing_matrix
+
+    look = person.look
+    piece = scalp_piece(builder, [lambda p: above_hairline(p, reference, style) + 0.0005])
+    template = piece.base @ builder.template
+    above = above_hairline(template, reference, style)
+    normals = piece.base @ builder.shape.normals
+    points = piece.base @ builder.shape.vertices
+    height = step(0.0, 0.085, template[:, 1] - reference.eye_y)
+    volume = 0.7 + 0.6 * look.hair_volume
+    thickness = (style.side + (style.top - style.side) * height) * volume * step(0.001, 0.022 + style.side, above)
+    if style.combed == "side":
+        thickness += 0.010 * height * np.tanh(-(template[:, 0] + 0.04 * look.parting) * np.sign(look.parting or 1) / 0.03)
+    if look.hair_style == "swept":
+        thickness += 0.012 * height * step(0.0, 0.09, template[:, 2] - reference.axis[1])
+    bumps = relief(template, person.seed, 0.018 if style.combed == "curls" else 0.03)
+    thickness = (thickness + style.relief * bumps * step(0.0, 0.02, above)).clip(0.0)
+    if style.hangs == "sheet":  # the falling hair lies over it
+        front = reference.azimuth(template)
+        covered = step(0.055, 0.03, template[:, 1] - reference.eye_y) * step(0.9, 1.2, np.abs(front))
+        thickness *= 1 - 0.6 * covered
+    if hat:
+        thickness = np.minimum(thickness, 0.004 + 0.02 * step(0.0, -0.02, template[:, 1] - reference.eye_y))
+    moved = outward(points, normals, own) * thickness[:, None]
+    smooth = smoothing_matrix(piece.faces, len(points))
+    moved = smooth @ (smooth @ moved) + 0.0004 * normals
+    builder.add(piece, Surface("hair", PART_IDS["Hair"], look), moved.astype(np.float32), above[:, None])
+
+
+def add_hat(builder: "Builder", hat: "Garment", reference: Head, own: Head) -> None:
+    """A beanie with a folded edge, or a cap with a peak."""
+    from course_lib.data.wardrobe import Surface, smoothing_matrix, with_rim
+
+    def inside(p):
+        return p[:, 1] - reference.eye_y - line_height(_HAT_LINE, reference.azimuth(p))
+
+    piece = scalp_piece(builder, [inside])
+    template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
+    above = inside(template)
+    thickness = 0.011 + 0.012 * step(0.0, 0.10, above)
+    if hat.kind == "beanie":
+        thickness += 0.004 * step(0.042, 0.036, above) + 0.012 * step(0.06, 0.1, above)
+    moved = outward(piece.base @ builder.shape.vertices, normals, own) * thickness[:, None]
+    smooth = smoothing_matrix(piece.faces, len(above))
+    for _ in range(3):
+        moved = smooth @ moved
+    piece, moved = with_rim(piece, moved.astype(np.float32), builder, thickness=0.006)
+    builder.add(piece, Surface("cloth", PART_IDS["Apparel"], hat, two_sided=True), moved)
+    if hat.kind == "cap":
+        add_peak(builder, hat, own)
+
+
+# ---------------------------------------------------------------- free shapes
+
+
+def grid_faces(rows: int, columns: int, closed: bool = False) -> np.ndarray:
+    """Triangles (F, 3) of a grid of rows x columns vertices; `closed` joins the last column to the first."""
+    index = np.arange(rows * columns).reshape(rows, columns)
+    right = np.roll(index, -1, 1) if closed else index[:, 1:]
+    left = index if closed else index[:, :-1]
+    a, b, c, d = left[:-1].ravel(), right[:-1].ravel(), left[1:].ravel(), right[1:].ravel()
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+
+
+def joint_weights(rest: np.ndarray, builder: "Builder", loosen: float = 0.7) -> np.ndarray:
+    """Skinning (N, 55) of free hair: the head's, and lower down more and more the neck's and the chest's."""
+    joints = builder.shape.joints
+    low = step(joints[15, 1] - 0.02, joints[9, 1] + 0.06, rest[:, 1]) * loosen  # 15 head, 12 neck, 9 chest
+    weights = np.zeros((len(rest), 55), np.float32)
+    weights[:, 15], weights[:, 12], weights[:, 9] = 1 - low, low * 0.5 * (1 - low), low * (0.5 + 0.5 * low)
+    return weights
+
+
+def head_radius(builder: "Builder", own: Head, azimuth: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Radius of the skull around the head's axis in directions azimuth (N,), between two heights over the eyes."""
+    points = builder.shape.vertices[head_mask(builder) & (builder.body.pack["ear"] < 0.3)]
+    height = points[:, 1] - own.eye_y
+    points = points[(height > low) & (height < high)]
+    around, radius = own.azimuth(points), np.hypot(points[:, 0], points[:, 2] - own.axis[1])
+    gap = np.abs(np.angle(np.exp(1j * (azimuth[:, None] - around))))  # (N, M)
+    return np.max(np.where(gap < 0.22, radius, 0.0), axis=1)
+
+
+def body_radius(builder: "Builder", own: Head, azimuth: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """How far neck, back and chest reach from the head's axis: (rows, columns) for heights (rows,) and azimuths."""
+    shape, pack = builder.shape, builder.body.pack
+    points = shape.vertices[np.unique(pack["faces_tights"])]
+    near = (np.abs(points[:, 0]) < 0.16) & (points[:, 1] < own.eye_y - 0.08) & (points[:, 1] > heights.min() - 0.03)
+    points = points[near]
+    around, radius = own.azimuth(points), np.hypot(points[:, 0], points[:, 2] - own.axis[1])
+    gap = np.abs(np.angle(np.exp(1j * (azimuth[:, None] - around))))
+    reach = np.where(gap < 0.16, radius, 0.0)  # (columns, M)
+    level = np.abs(heights[:, None] - points[:, 1]) < 0.022  # (rows, M)
+    return np.max(np.where(level[:, None], reach, 0.0), axis=2)
+
+
+def add_sheet(builder: "Builder", person: "Person", own: Head, hat: bool, rows: int = 24, columns: int = 84) -> None:
+    """Hair that falls around the head from temple to temple: a bob, or long over back and chest."""
+    from course_lib.data.wardrobe import Surface
+
+    look, rng = person.look, np.random.default_rng(person.seed)
+    opening = np.radians(66)
+    azimuth = np.linspace(opening, 2 * np.pi - opening, columns)
+    side = np.abs(np.angle(np.exp(1j * azimuth)))  # 0 front .. pi back
+    volume = 0.008 + 0.012 * look.hair_volume
+    top = own.eye_y + 0.072
+    skull = head_radius(builder, own, azimuth, -0.02, 0.07)
+    crown = head_radius(builder, own, azimuth, 0.068, 0.08)
+    if look.hair_style == "bob":
+        end = own.eye_y - 0.085 - 0.05 * look.hair_length
+        ends = np.full(columns, end) + 0.018 * np.cos(side)
+    else:
+        end = own.eye_y - 0.26 - 0.16 * look.hair_length
+        over_shoulder = np.exp(-(((np.degrees(side) - 98) / 14) ** 2))
+        ends = end + (own.eye_y - 0.17 - end) * over_shoulder + 0.03 * np.cos(side)
+    locks = smooth_noise(rng, columns, 3)
+    ends = ends + 0.009 * locks + rng.normal(0, 0.0035, columns)
+    t = np.linspace(0, 1, rows)[:, None]
+    y = top + (ends - top) * t  # (rows, columns)
+    below = (own.eye_y - 0.02 - y).clip(0)
+    down = step(0.072, 0.01, y - own.eye_y)
+    cap = STYLES[look.hair_style].top * (0.7 + 0.6 * look.hair_volume)  # come out from under it
+    lift = cap - 0.014 + (max(volume, cap) + 0.017 - cap) * step(0.074, 0.045, y - own.eye_y)
+    radius = crown + (skull - crown) * down**0.6 + lift
+    radius = radius - below * (0.18 + 0.1 * (side > 2)) + 0.0035 * locks * step(0.2, 0.8, t)
+    heights = np.linspace(y.min(), own.eye_y - 0.1, 16)
+    reach = body_radius(builder, own, azimuth, heights)
+    index = np.abs(y[..., None] - heights).argmin(-1)
+    needed = reach[index, np.arange(columns)] + 0.016
+    radius = np.maximum(radius, np.where(y < own.eye_y - 0.1, needed.clip(0, 0.17), 0))
+    radius = smooth_rows(radius)
+    if look.hair_style == "bob":
+        radius = radius - 0.012 * step(0.75, 1.0, t)  # ends turn in
+    if hat:
+        radius = np.where(y > own.eye_y - 0.01, np.minimum(radius, skull + 0.004), radius)
+    rest = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + own.axis[1]], -1).reshape(-1, 3)
+    where = rest + [0, 0, builder.template[head_mask(builder), 2].mean() - builder.shape.vertices[head_mask(builder), 2].mean()]
+    occlusion = 0.55 + 0.45 * step(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
+    fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05), (1 - t + 0 * y).ravel()])
+    surface = Surface("hair", PART_IDS["Hair"], look, two_sided=True)
+    builder.add_free(rest, joint_weights(rest, builder), grid_faces(rows, columns), where, fields, surface)
+
+
+def smooth_noise(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
+    """White noise (count,) smoothed over `width` neighbours, unit variance."""
+    noise = np.convolve(rng.normal(size=count + 2 * width), np.hanning(2 * width + 1), "same")[width:-width]
+    return noise / noise.std()
+
+
+def smooth_rows(grid: np.ndarray, times: int = 3) -> np.ndarray:
+    """Average each cell of (rows, columns) with its neighbours, edges kept."""
+    for _ in range(times):
+        padded = np.pad(grid, 1, mode="edge")
+        grid = (2 * padded[1:-1, 1:-1] + padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 6
+    return grid
+
+
+def add_tail(builder: "Builder", person: "Person", style: Style, own: Head, rows: int = 18, columns: int = 16) -> None:
+    """A ponytail that leaves the back of the head and falls, or a bun."""
+    from course_lib.data.wardrobe import Surface
+
+    look = person.look
+    back = head_radius(builder, own, np.array([np.pi]), 0.0, 0.06)[0]
+    t, turn = np.linspace(0, 1, rows)[:, None], np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
+    height = own.eye_y + (0.035 if style.hangs == "tail" else 0.03 + 0.05 * look.hair_length)
+    if style.hangs == "tail":
+        length = 0.16 + 0.16 * look.hair_length
+        path_z = own.axis[1] - back + 0.012 - 0.055 * np.sin(np.pi * np.minimum(t * 1.6, 1) / 2) - 0.012 * t
+        path_y = height + 0.03 * np.sin(np.pi * np.minimum(t * 2.2, 1)) - length * t**1.4
+        width = 0.010 + 0.021 * step(0.05, 0.35, t) * (1 - 0.75 * step(0.5, 1.0, t))
+        y = path_y + width * 0.55 * np.cos(turn) * (1 - step(0.1, 0.4, t))
+        x, z = width * np.sin(turn) + 0 * t, path_z + width * 0.8 * np.cos(turn) * step(0.0, 0.4, t)
+    else:
+        radius = 0.030 + 0.012 * look.hair_volume
+        polar = np.pi * t
+        x = radius * 1.1 * np.sin(polar) * np.cos(turn)
+        y = height + radius * np.sin(polar) * np.sin(turn)
+        z = own.axis[1] - back - 0.35 * radius + radius * np.cos(polar) + 0 * turn
+    rest = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
+    if style.hangs == "bun":
+        rest = rest + (rest - rest.mean(0)) * (0.09 * relief(rest, person.seed, 0.025))[:, None]
+    u = np.broadcast_to(turn, (rows, columns)).ravel() / (2 * np.pi)
+    fields = np.column_stack([np.full(len(rest), 9.0), np.full(len(rest), 0.9), u, np.broadcast_to(t, (rows, columns)).ravel()])
+    surface = Surface("tail", PART_IDS["Hair"], look, two_sided=True)
+    builder.add_free(rest, joint_weights(rest, builder, 0.5), grid_faces(rows, columns, True), rest, fields, surface)
+
+
+def add_peak(builder: "Builder", hat: "Garment", own: Head, rows: int = 7, columns: int = 25) -> None:
+    """The peak of a baseball cap: a bent half moon in front of the forehead."""
+    from course_lib.data.wardrobe import Surface
+
+    azimuth = np.linspace(-1.15, 1.15, columns)
+    skull = head_radius(builder, own, azimuth, 0.03, 0.07) + 0.010
+    t = np.linspace(0, 1, rows)[:, None]
+    reach = 0.075 * np.cos(azimuth / 1.15 * np.pi / 2) ** 0.6
+    radius = skull + reach * t
+    x, z = radius * np.sin(azimuth), radius * np.cos(azimuth) + own.axis[1]
+    base = own.eye_y + line_height(_HAT_LINE, azimuth) + 0.006
+    y = base - 0.012 * t - 4.2 * x**2 * t
+    rest = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
+    weights = np.zeros((len(rest), 55), np.float32)
+    weights[:, 15] = 1
+    edge = (1 - t + 0 * x).ravel() * 0.07
+    fields = np.column_stack([edge, np.full(len(rest), 0.95), np.zeros((len(rest), 2))])
+    surface = Surface("cloth", PART_IDS["Apparel"], hat, two_sided=True)
+    builder.add_free(rest, weights, grid_faces(rows, columns)[:, ::-1], rest, fields, surface)

@@ -1,0 +1,103 @@
+"""Keypoints in the formats of the papers' data sets, as fixed means of a body's vertices, and what the camera sees of them.
+
+`FORMATS` gives the names of each format: coco17, h36m17, lsp14, smpl24, wholebody133, sapiens308. The open body's asset pack
+holds a regressor for each; points that the body lacks are marked by `available`. Other body files (COURSE_BODY) know
+only their 55 joints, so there the points that are joints are available.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from course_lib.chapters.bodies import JOINT_NAMES
+from course_lib.chapters.cameras import Camera
+from course_lib.data.person import load_body
+from course_lib.paths import OPEN_BODY_PACK
+
+CLOTHES = 0.035  # metres: how far clothes and hair may lie over a visible keypoint
+
+
+def read_names() -> dict[str, tuple[str, ...]]:
+    """Names per format, from the asset pack."""
+    with np.load(OPEN_BODY_PACK, allow_pickle=False) as pack:
+        keys = [k for k in pack.files if k.startswith("keypoints_") and k.endswith("_names")]
+        return {k[len("keypoints_") : -len("_names")]: tuple(pack[k].tolist()) for k in keys}
+
+
+FORMATS = read_names()
+
+
+def check_format(name: str) -> str:
+    """The name itself, or a ValueError that lists the known ones."""
+    if name not in FORMATS:
+        raise ValueError(f"unknown keypoint format {name!r}: use one of {', '.join(FORMATS)}")
+    return name
+
+
+@lru_cache(maxsize=16)
+def regressor(name: str) -> Tensor:
+    """Sparse matrix (K, V) of a format for the current body; a row of zeros is a point that this body lacks."""
+    body, names = load_body(), FORMATS[check_format(name)]
+    if body.pack is None:
+        return joint_rows(names, body.model.joint_regressor).to_sparse()
+    rows, columns, values = body.pack[f"keypoints_{name}_regressor"].T
+    index = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
+    size = (len(names), len(body.model.template))
+    return torch.sparse_coo_tensor(index, torch.from_numpy(values.astype(np.float32)), size).coalesce()
+
+
+def joint_rows(names: tuple[str, ...], joint_regressor: Tensor) -> Tensor:
+    """Regressor (K, V) of the names that are joints of SMPL-X (spelled alike, whatever the case), zeros elsewhere."""
+    matrix = torch.zeros(len(names), joint_regressor.shape[1])
+    for row, name in enumerate(names):
+        if name.lower() in JOINT_NAMES:
+            matrix[row] = joint_regressor[JOINT_NAMES.index(name.lower())]
+    return matrix
+
+
+def available(name: str) -> np.ndarray:
+    """Which points of a format the current body has: (K,) bool."""
+    return (torch.sparse.sum(regressor(name), 1).to_dense() != 0).numpy()
+
+
+def keypoints(vertices: Tensor, name: str) -> Tensor:
+    """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero."""
+    matrix = regressor(name)
+    if vertices.ndim != 3 or vertices.shape[1] != matrix.shape[1]:
+        raise ValueError(f"vertices are {tuple(vertices.shape)}, the current body needs (P, {matrix.shape[1]}, 3)")
+    return torch.stack([torch.sparse.mm(matrix, one) for one in vertices])
+
+
+@lru_cache(maxsize=16)
+def depth_under_skin(name: str) -> Tensor:
+    """How deep each point lies inside the template: (K,) metres to the nearest vertex of the skin."""
+    body = load_body()
+    skin = np.unique(body.model.faces.numpy() if body.pack is None else body.pack["faces_body"])
+    points = keypoints(body.model.template[None], name)[0].numpy()
+    distance, _ = cKDTree(body.model.template.numpy()[skin]).query(points)
+    return torch.from_numpy(distance.astype(np.float32))
+
+
+def tolerance(name: str) -> Tensor:
+    """How far a visible point of a format may lie behind the z-buffer: (K,) metres."""
+    return 1.4 * depth_under_skin(name) + CLOTHES
+
+
+def visibility(points: Tensor, camera: Camera, depth: np.ndarray, tolerance: Tensor | float, instances=None) -> Tensor:
+    """Which points (P, K, 3) are seen: inside the picture and not behind its z-buffer (H, W) by more than `tolerance`
+    metres, (K,) or one number. With instances (H, W), a point on another person's pixel is hidden. (P, K) bool."""
+    people = points.shape[0]
+    flat = points.reshape(1, -1, 3)
+    pixels, z = camera.project(flat)[0], camera.to_camera(flat)[0, :, 2]
+    height, width = depth.shape
+    inside = (z > 0) & (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+    column, row = (pixels[:, i].nan_to_num().clamp(0, (width, height)[i] - 1).long() for i in range(2))
+    seen = inside & (z.view(people, -1) <= torch.as_tensor(depth)[row, column].view(people, -1) + tolerance).flatten()
+    if instances is not None:
+        owner = torch.as_tensor(instances.astype(np.int64))[row, column].view(people, -1)
+        own = torch.arange(1, people + 1)[:, None]
+        seen &= ((owner == own) | (owner == 0)).flatten()
+    return seen.view(people, -1)

@@ -1,0 +1,194 @@
+"""Light: a key light that casts shadows, a hemisphere of sky and ground, point lights that fill; and how surfaces answer.
+
+All colours here are linear (proportional to light), never the gamma-coded values of a picture. Vectors are in the world
+(y up, metres).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.chapters.cameras import Camera
+from course_lib.chapters.rendering import rasterize
+
+Vector = tuple[float, float, float]
+KINDS = ("sun", "overcast", "indoor", "studio", "dusk", "coloured")
+
+
+@dataclass(frozen=True)
+class PointLight:
+    """A small lamp without a shadow: `colour` is what a surface facing it at one metre receives."""
+
+    position: Vector
+    colour: Vector
+
+
+@dataclass(frozen=True)
+class Lights:
+    """Everything that shines in a scene. `sun_direction` points from the scene to the key light (unit length);
+    `softness` is the width of its shadow's edge, in metres."""
+
+    sun_direction: Vector
+    sun_colour: Vector
+    sky_colour: Vector
+    ground_colour: Vector
+    points: tuple[PointLight, ...] = ()
+    softness: float = 0.02
+    exposure: float = 1.0
+    kind: str = "sun"
+
+
+def direction(azimuth: float, elevation: float) -> Vector:
+    """Azimuth from +z towards +x and elevation over the horizon, radians -> unit vector."""
+    flat = np.cos(elevation)
+    return (float(flat * np.sin(azimuth)), float(np.sin(elevation)), float(flat * np.cos(azimuth)))
+
+
+def temperature(warmth: float) -> np.ndarray:
+    """Colour of white light from cold (-1, blue) to warm (1, candle), linear RGB with a mean near 1."""
+    cold, white, warm = np.array([0.80, 0.97, 1.25]), np.ones(3), np.array([1.32, 0.97, 0.62])
+    return white + max(warmth, 0.0) * (warm - white) + max(-warmth, 0.0) * (cold - white)
+
+
+def vector(values: np.ndarray) -> Vector:
+    """An array of three as a tuple of Python floats (so that Lights can be compared and hashed)."""
+    return tuple(float(v) for v in values)
+
+
+# kind: key strength, key warmth, elevation in degrees, sky strength, sky warmth, softness in metres
+_RECIPES = {
+    "sun": ((2.1, 2.9), (0.0, 0.35), (28, 65), (0.55, 0.85), (-0.8, -0.3), (0.006, 0.02)),
+    "overcast": ((0.35, 0.7), (-0.2, 0.1), (50, 80), (1.25, 1.6), (-0.35, 0.0), (0.10, 0.20)),
+    "indoor": ((0.9, 1.5), (0.1, 0.7), (35, 70), (0.65, 0.95), (-0.1, 0.4), (0.05, 0.12)),
+    "studio": ((1.3, 1.9), (-0.15, 0.15), (25, 55), (0.65, 0.95), (-0.1, 0.1), (0.05, 0.12)),
+    "dusk": ((1.4, 2.1), (0.7, 1.2), (8, 24), (0.4, 0.6), (-1.0, -0.5), (0.01, 0.03)),
+    "coloured": ((1.1, 1.7), (-0.6, 0.8), (20, 60), (0.45, 0.7), (-0.8, 0.5), (0.03, 0.10)),
+}
+
+
+def sample_lights(rng: np.random.Generator, kind: str | None = None) -> Lights:
+    """Draw the light of one scene; `kind` is one of KINDS (drawn when left out). Mostly from the front half, +z."""
+    kind = kind or str(rng.choice(KINDS))
+    if kind not in _RECIPES:
+        raise ValueError(f"unknown kind of light {kind!r}: use one of {', '.join(KINDS)}")
+    strength, warmth, elevation, sky, sky_warmth, softness = (rng.uniform(*bounds) for bounds in _RECIPES[kind])
+    azimuth = rng.normal(0.0, 0.9) if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi)
+    sky_colour = sky * temperature(sky_warmth)
+    ground = sky_colour * rng.uniform(0.35, 0.6) * temperature(rng.uniform(0.1, 0.6)) + 0.06 * strength
+    return Lights(
+        sun_direction=direction(azimuth, np.radians(elevation)),
+        sun_colour=vector(strength * temperature(warmth)),
+        sky_colour=vector(sky_colour),
+        ground_colour=vector(ground),
+        points=tuple(sample_points(rng, kind, azimuth)),
+        softness=float(softness),
+        exposure=float(rng.uniform(0.88, 1.1)),
+        kind=kind,
+    )
+
+
+def sample_points(rng: np.random.Generator, kind: str, azimuth: float) -> list[PointLight]:
+    """Fill and rim lamps: always in a studio, coloured ones for `coloured`, sometimes indoors, none outdoors."""
+    count = {"studio": 2, "coloured": 2, "indoor": int(rng.integers(0, 3))}.get(kind, 0)
+    lamps = []
+    for index in range(count):
+        angle = azimuth + (rng.uniform(1.2, 2.2) if index == 0 else rng.uniform(2.4, 3.6)) * rng.choice([-1, 1])
+        distance = rng.uniform(2.2, 3.5)
+        position = np.array([np.sin(angle), 0, np.cos(angle)]) * distance + [0, rng.uniform(1.2, 2.6), 0]
+        colour = temperature(rng.uniform(-0.5, 0.8))
+        if kind == "coloured":
+            colour = 0.25 + 1.5 * rng.dirichlet(np.full(3, 0.7))
+        lamps.append(PointLight(vector(position), vector(colour * rng.uniform(0.25, 0.6) * distance**2)))
+    return lamps
+
+
+# ---------------------------------------------------------------- shadows
+
+
+@dataclass(frozen=True)
+class ShadowMap:
+    """What the key light sees: depth (S, S) from a camera far away in its direction (+inf where it sees nothing)."""
+
+    depth: Tensor
+    camera: Camera
+    texel: float  # metres that one pixel covers
+
+
+LIGHT_DISTANCE = 40.0  # metres; far enough for nearly parallel rays
+
+
+def shadow_map(vertices: Tensor, faces: Tensor, lights: Lights, size: int = 192) -> ShadowMap:
+    """Rasterise the scene (vertices (V, 3), faces (F, 3)) from the key light."""
+    low, high = vertices.amin(0), vertices.amax(0)
+    centre, radius = (low + high) / 2, float((high - low).norm() / 2) + 0.02
+    towards = vertices.new_tensor(lights.sun_direction)
+    up = (0.0, 1.0, 0.0) if abs(lights.sun_direction[1]) < 0.98 else (0.0, 0.0, 1.0)
+    eye = centre + LIGHT_DISTANCE * towards
+    focal = size / 2 * (LIGHT_DISTANCE - radius) / radius
+    camera = Camera.look_at(eye[None], centre[None], up=up, focal=focal, size=(size, size))
+    depth = rasterize(vertices[None], faces, camera, (size, size)).depth[0]
+    depth = torch.where((depth > 0) & depth.isfinite(), depth, torch.inf)
+    return ShadowMap(depth, camera, 2 * radius / size)
+
+
+# 12 points of a Vogel spiral in the unit disc
+_TAPS = [(np.sqrt((i + 0.5) / 12) * np.cos(2.4 * i), np.sqrt((i + 0.5) / 12) * np.sin(2.4 * i)) for i in range(12)]
+
+
+def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights, taps: int = 12) -> Tensor:
+    """How much of the key light reaches points (N, 3) with normals (N, 3): (N,) in [0, 1].
+
+    Percentage-closer filtering (Reeves et al. 1987): the share of nearby texels whose nearest surface is not in front.
+    """
+    towards = points.new_tensor(lights.sun_direction)
+    slope = (normals @ towards).clamp(0, 1)
+    lifted = points + normals * (shadow.texel * (0.6 + 1.8 * (1 - slope)))[:, None]  # normal-offset bias
+    seen = shadow.camera.to_camera(lifted[None])[0]
+    focal, centre = shadow.camera.K[0, 0, 0], shadow.camera.K[0, :2, 2]
+    pixels = seen[:, :2] / seen[:, 2:] * focal + centre
+    size = shadow.depth.shape[0]
+    bordered = torch.nn.functional.pad(shadow.depth, (1, 1, 1, 1), value=torch.inf).flatten()
+    limit = seen[:, 2] - 0.4 * shadow.texel
+    radius = max(lights.softness / shadow.texel, 0.8)
+    total = torch.zeros_like(limit)
+    for dx, dy in _TAPS[:taps]:
+        index = (pixels + points.new_tensor([dx, dy]) * radius + 1).clamp(0, size + 1).int()
+        total += bordered[index[:, 1] * (size + 2) + index[:, 0]] > limit
+    return total / taps
+
+
+# ---------------------------------------------------------------- shading
+
+
+def ambient(lights: Lights, normals: Tensor) -> Tensor:
+    """Light from all around, by where normals (N, 3) point: sky from above, ground from below. (N, 3)."""
+    sky, ground = normals.new_tensor(lights.sky_colour), normals.new_tensor(lights.ground_colour)
+    return torch.lerp(ground, sky, (normals[:, 1:2] + 1) / 2)
+
+
+def wrapped(cosine: Tensor, wrap: Tensor) -> Tensor:
+    """Lambert's cosine (N,) that reaches around the edge by `wrap` (3,), one amount a colour: light through skin. (N, 3)."""
+    return ((cosine[:, None] + wrap) / (1 + wrap)).clamp(min=0)
+
+
+def blinn(normals: Tensor, view: Tensor, towards: Tensor, gloss: Tensor | float) -> Tensor:
+    """Blinn-Phong's highlight, normalised so that a sharper one is a brighter one: (N,)."""
+    half = torch.nn.functional.normalize(view + towards, dim=-1)
+    power = torch.as_tensor(gloss)
+    return (normals * half).sum(-1).clamp(min=1e-4) ** power * (power + 8) / 25
+
+
+def strand_highlight(tangents: Tensor, view: Tensor, towards: Tensor, shift: Tensor, gloss: float) -> Tensor:
+    """Kajiya and Kay's highlight of a bundle of strands along tangents (N, 3): (N,)."""
+    half = torch.nn.functional.normalize(view + towards, dim=-1)
+    along = ((tangents * half).sum(-1) + shift).clamp(-1, 1)
+    return (1 - along * along).clamp(min=1e-6) ** (gloss / 2)
+
+
+def tone_map(linear: Tensor, exposure: float = 1.0) -> Tensor:
+    """Linear light -> picture values in [0, 1]: a film curve with a soft shoulder (Narkowicz 2015), gamma included."""
+    x = linear.clamp(min=0) * (0.62 * exposure)
+    film = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
+    return film.clamp(0, 1) ** (1 / 2.2)

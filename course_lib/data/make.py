@@ -1,0 +1,346 @@
+"""`course data make`: renders a world into shards, in worker processes with one torch thread each.
+
+A shard holds whole scenes and depends only on the settings and its number, so workers may come and go: what a kill
+interrupts is made anew, what was whole stays, and the bytes are the same in the end.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from course_lib.data import shards
+from course_lib.data.schema import validate
+from course_lib.paths import ASSETS, body_file
+
+TEST_SETS = ASSETS / "test_sets.json"
+LOCK = ".lock"
+
+
+class MakeError(RuntimeError):
+    """Data could not be made; the message says what is whole and what to do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the bytes of a data folder depend on."""
+
+    world: str
+    split: str
+    count: int
+    size: tuple[int, int]
+    seed: int
+    views: int
+    frames: int
+    motion: str
+    formats: tuple[str, ...]
+    supersample: int
+    scenes_per_shard: int
+    body: str
+
+    @property
+    def pictures_per_scene(self) -> int:
+        """Views times frames."""
+        return self.views * self.frames
+
+    @property
+    def scenes(self) -> int:
+        """How many scenes make `count` pictures."""
+        return self.count // self.pictures_per_scene
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards the scenes fill; the last may hold fewer."""
+        return -(-self.scenes // self.scenes_per_shard)
+
+    def scenes_of(self, shard: int) -> range:
+        """The scenes in a shard."""
+        return range(shard * self.scenes_per_shard, min(self.scenes, (shard + 1) * self.scenes_per_shard))
+
+
+def make_settings(world: str, count: int, size: int | tuple[int, int], seed: int, split: str, views: int, frames: int, motion: str | None, formats: tuple[str, ...], supersample: int, scenes_per_shard: int | None) -> Settings:  # fmt: skip
+    """Checked settings. ValueError (UnknownWorld for the world) with what to do."""
+    from course_lib.data.worlds import world_named  # late: a worker pays for this import, the command line need not
+
+    world_named(world, split)
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(count, height, width, views, frames, supersample) < 1 or seed < 0:
+        raise ValueError("count, size, views, frames and supersample must be at least 1, and seed at least 0")
+    per_scene = views * frames
+    if count % per_scene:
+        below = count // per_scene * per_scene
+        raise ValueError(f"count {count} is no multiple of views x frames = {per_scene}: use {below or per_scene} or {below + per_scene}")
+    motion = motion or ("still" if frames == 1 else "walking")
+    scenes = count // per_scene
+    per_shard = scenes_per_shard or max(1, min(-(-200 // per_scene), -(-scenes // 4)))
+    body = body_file().name
+    return Settings(world, split, count, (height, width), seed, views, frames, motion, tuple(formats), supersample, per_shard, body)
+
+
+# ---------------------------------------------------------------- one shard, in a worker
+
+
+_progress = None
+
+
+def _start_worker(progress) -> None:
+    """Runs once in every worker: one torch thread, Ctrl-C is the parent's business, pictures are counted together."""
+    global _progress
+    _progress = progress
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def make_shard(settings: Settings, number: int, out: str) -> tuple[str, dict]:
+    """Renders one shard; returns its name and its entry in the manifest."""
+    name = shards.shard_name(number)
+    return name, shards.write_shard(Path(out) / name, _samples(settings, number))
+
+
+def _samples(settings: Settings, number: int) -> Iterator:
+    from course_lib.data.worlds import render_samples
+
+    s = settings
+    for scene in s.scenes_of(number):
+        for sample in render_samples(s.world, s.split, s.seed, scene, s.size, s.views, s.frames, s.motion, s.formats, s.supersample):
+            if _progress is not None:
+                with _progress.get_lock():
+                    _progress.value += 1
+            yield validate(sample)
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def _alive(owner: dict) -> bool:
+    """Whether the process that wrote a lock still runs (the same one: numbers are used again)."""
+    try:
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 2
+    except (psutil.NoSuchProcess, psutil.AccessDenied, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Holds the folder's lock. MakeError if another process has it; a lock of a process that died is taken over."""
+    lock = out / LOCK
+    for _ in range(2):
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            owner = _read_lock(lock)
+            if _alive(owner):
+                raise MakeError(f"{out} is being made by process {owner['pid']}: wait for it, or use another folder") from None
+            lock.unlink(missing_ok=True)
+    else:
+        raise MakeError(f"{out} is being made by another process: wait for it, or delete {lock}")
+    with os.fdopen(handle, "w") as stream:
+        json.dump({"pid": os.getpid(), "started": psutil.Process().create_time()}, stream)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _read_lock(lock: Path) -> dict:
+    try:
+        return json.loads(lock.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def open_folder(out: Path, settings: Settings) -> dict:
+    """The manifest of a new or an earlier run in this folder. MakeError if the folder holds other data."""
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if not (out / shards.MANIFEST).exists():
+        strangers = [p.name for p in out.iterdir() if not p.name.startswith(".") and not p.name.startswith("shard-")]
+        if strangers:
+            raise MakeError(f"{out} is not empty ({strangers[0]} is in it) and has no manifest: choose a new folder")
+        return {"version": shards.VERSION, "schema": shards.schema_version(), "settings": wanted, "shards": {}, "complete": False}
+    manifest = shards.read_manifest(out)
+    found = manifest["settings"]
+    differ = [f"{key} is {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]]
+    if differ:
+        raise MakeError(f"{out} holds other data: {'; '.join(differ)}. Choose another folder, or delete this one.")
+    return manifest
+
+
+def adopt(out: Path, manifest: dict, settings: Settings) -> list[int]:
+    """Takes whole shards of an interrupted run into the manifest, removes what is broken; returns the numbers still to make."""
+    for left_over in out.glob(".*.part"):
+        left_over.unlink(missing_ok=True)
+    missing = []
+    for number in range(settings.shard_count):
+        name = shards.shard_name(number)
+        path, entry = out / name, manifest["shards"].get(name)
+        if entry is None and path.exists():
+            entry = manifest["shards"][name] = _entry_if_whole(path)
+        if entry is None or not path.exists() or path.stat().st_size != entry["bytes"]:
+            manifest["shards"].pop(name, None)
+            if path.exists():
+                tqdm.write(f"{path} was cut: it is made anew")
+                path.unlink()
+            missing.append(number)
+    return missing
+
+
+def _entry_if_whole(path: Path) -> dict | None:
+    try:
+        return shards.shard_entry(path, sum(1 for _ in shards.members(path)))
+    except shards.ShardError:
+        return None
+
+
+# ---------------------------------------------------------------- the command
+
+
+def make(world: str, count: int, out: str | Path, size: int | tuple[int, int] = 256, workers: int = 2, seed: int = 0, split: str = "train", *, views: int = 1, frames: int = 1, motion: str | None = None, formats: tuple[str, ...] = (), supersample: int = 2, scenes_per_shard: int | None = None, progress: bool = True) -> Path:  # fmt: skip
+    """Renders `count` pictures of a world into shards in the folder `out`, which is returned; again = continue.
+
+    size: pixels, a number or (height, width). workers: processes; 0 renders in this one. split: train, val or test, which
+    share no identity. A scene gives views x frames pictures: `views` cameras around it, `frames` moments of a `motion`
+    (walking, waving, turning, sitting_down, wandering; `poses`: unrelated poses of the same people). formats: keypoint
+    formats to store, all if empty. The bytes depend on all arguments but out, workers and progress.
+
+    Raises UnknownWorld, ValueError for settings, MakeError for a folder that is in use or holds other data, a worker that
+    died, a full disk: whole shards are kept, and the same call continues.
+    """
+    settings = make_settings(world, count, size, seed, split, views, frames, motion, formats, supersample, scenes_per_shard)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        manifest = open_folder(out, settings)
+        missing = adopt(out, manifest, settings)
+        shards.write_manifest(out, manifest)
+        done = sum(entry["samples"] for entry in manifest["shards"].values())
+        with tqdm(total=count, initial=done, unit="picture", desc=f"{world}/{split}", disable=not progress) as bar:
+            _make_missing(out, settings, manifest, missing, workers, bar)
+        shards.write_manifest(out, manifest | {"complete": True})
+    return out
+
+
+def _make_missing(out: Path, settings: Settings, manifest: dict, missing: list[int], workers: int, bar: tqdm) -> None:
+    """Makes the missing shards; turns what can go wrong into a MakeError that counts what is whole."""
+    try:
+        if workers == 0 or not missing:
+            for number in missing:
+                _finish(out, manifest, *make_shard(settings, number, str(out)), bar)
+        else:
+            _make_in_workers(out, settings, manifest, missing, min(workers, len(missing)), bar)
+    except BrokenProcessPool as error:
+        raise _stopped("a worker process died (was it killed, or out of memory?)", manifest, settings, out) from error
+    except OSError as error:
+        raise _stopped(f"the disk said: {error.strerror or error}", manifest, settings, out) from error
+
+
+def _stopped(why: str, manifest: dict, settings: Settings, out: Path) -> MakeError:
+    done = len(manifest["shards"])
+    return MakeError(f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: run the same command again to continue.")
+
+
+def _finish(out: Path, manifest: dict, name: str, entry: dict, bar: tqdm) -> None:
+    """Notes a whole shard in the manifest at once, so that nothing is lost if the next second is the last."""
+    manifest["shards"][name] = entry
+    shards.write_manifest(out, manifest)
+    bar.n = max(bar.n, sum(e["samples"] for e in manifest["shards"].values()))
+    bar.refresh()
+
+
+def _make_in_workers(out: Path, settings: Settings, manifest: dict, missing: list[int], workers: int, bar: tqdm) -> None:
+    context, done = multiprocessing.get_context("spawn"), bar.n
+    counter = context.Value("l", 0)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
+    try:
+        waiting = {pool.submit(make_shard, settings, number, str(out)) for number in missing}
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            bar.n = done + counter.value
+            bar.refresh()
+            _collect(out, manifest, finished, bar)
+    except BaseException:  # Ctrl-C too: stop the workers now, their half shards are under other names
+        _terminate(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for left_over in out.glob(".*.part"):
+            left_over.unlink(missing_ok=True)
+
+
+def _collect(out: Path, manifest: dict, finished: set[Future], bar: tqdm) -> None:
+    """Notes all whole shards first, then raises the first error."""
+    errors = [future for future in finished if future.exception() is not None]
+    for future in finished - set(errors):
+        _finish(out, manifest, *future.result(), bar)
+    if errors:
+        raise errors[0].exception()
+
+
+def _terminate(pool: ProcessPoolExecutor) -> None:
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.terminate()
+
+
+# ---------------------------------------------------------------- the fixed test sets
+
+
+def make_test_set(world: str, folder: Path, count: int = 500, size: int = 256, workers: int = 2) -> Path:
+    """The fixed test set of a world: 500 pictures, seed 0, split test. Compare it with `check_test_set`."""
+    return make(world, count, Path(folder) / f"{world}-test", size, workers, 0, "test")
+
+
+def check_test_set(world: str, folder: Path) -> str:
+    """One line: whether a test set has the bytes that are on record. Another CPU or torch may round a few pixels differently."""
+    found, recorded = shards.manifest_hash(folder), recorded_test_sets().get(world, {})
+    if found == recorded.get("sha256"):
+        return f"OK    {world}: sha256 {found[:16]} as on record"
+    versions = {"torch": torch.__version__.split("+")[0], "machine": f"{os.uname().machine}" if hasattr(os, "uname") else "windows"}
+    return f"NOTE  {world}: sha256 {found[:16]}, on record {str(recorded.get('sha256'))[:16]} made with {recorded.get('versions')}; here {versions}"
+
+
+def recorded_test_sets() -> dict:
+    """The hashes in the repository: world -> sha256, count, size, versions."""
+    return json.loads(TEST_SETS.read_text()) if TEST_SETS.exists() else {}
+
+
+def record_test_set(world: str, folder: Path) -> None:
+    """Writes a test set's hash into the repository: for whoever changes the worlds."""
+    manifest = shards.read_manifest(folder)
+    versions = {"torch": torch.__version__.split("+")[0], "machine": os.uname().machine}
+    entry = {"sha256": shards.manifest_hash(folder), "count": manifest["settings"]["count"], "size": manifest["settings"]["size"], "versions": versions}
+    records = recorded_test_sets() | {world: entry}
+    TEST_SETS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """`python -m course_lib.data.make FOLDER [--record]`: makes all test sets and compares (or records) their hashes."""
+    import argparse
+
+    from course_lib.data.worlds import WORLDS
+
+    parser = argparse.ArgumentParser(description="make the fixed test set of every world")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--record", action="store_true", help="write the hashes into the repository")
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS))
+    arguments = parser.parse_args()
+    for world in arguments.worlds:
+        start = time.time()
+        folder = make_test_set(world, arguments.folder)
+        if arguments.record:
+            record_test_set(world, folder)
+        print(check_test_set(world, folder), f"({time.time() - start:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,493 @@
+"""Who someone is: a body shape, a look (skin, eyes, hair) and an outfit, all drawn from one seed; and how they are posed.
+
+A `Person` is plain, frozen data. Change one with `dataclasses.replace(person, pose=..., translation=...)`.
+Colours are RGB in [0, 1] as seen on a screen (gamma-coded).
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.chapters.bodies import BodyModel, blend_shapes, forward_kinematics, linear_blend_skinning, pose_features
+from course_lib.chapters.cameras import axis_angle_to_matrix
+from course_lib.paths import OPEN_BODY, OPEN_BODY_PACK, body_file
+
+Colour = tuple[float, float, float]
+ACTION_COUNT = 52  # facial actions (ARKit's names, `expression_action_names` in the asset pack)
+HAIR_STYLES = (
+    *("bald", "shaved", "receding", "short", "crop", "side_part", "swept"),
+    *("curly", "afro", "bob", "long", "bun", "ponytail"),
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What no garment covers. Amounts lie in [0, 1]; `female` and `age` (years) are what the body shape suggests."""
+
+    female: float = 0.5
+    age: float = 35.0
+    skin: Colour = (0.78, 0.6, 0.5)
+    blush: float = 0.5
+    freckles: float = 0.0
+    makeup: float = 0.0
+    lips: Colour = (0.7, 0.42, 0.4)
+    iris: Colour = (0.35, 0.25, 0.15)
+    brows: float = 0.6
+    brow_hair: Colour = (0.2, 0.13, 0.08)  # brows and beard; not dyed
+    beard: float = 0.0  # 0 none, 0.4 stubble, 1 full
+    nails: Colour | None = None
+    hair_style: str = "short"
+    hair: Colour = (0.2, 0.13, 0.08)
+    hair_light: float = 0.3  # how much lighter single strands are
+    hair_length: float = 0.5
+    hair_volume: float = 0.5
+    parting: float = 0.0  # -1 on the right, 0 in the middle, 1 on the left
+
+
+@dataclass(frozen=True)
+class Garment:
+    """One piece of clothing. Lengths are in limb units: sleeve 0 shoulder, 1 elbow, 2 wrist; hem -1 neck, 0 hip, 1 knee,
+    2 ankle. `fit` goes from 0 (tight) to 1 (wide); outer garments have a higher `layer`."""
+
+    kind: str  # shirt, jacket, trousers, skirt, sock, shoe, belt, cap, beanie
+    part: str  # its class among parts.PART_NAMES; for socks and shoes without the side
+    colour: Colour
+    colour2: Colour = (1.0, 1.0, 1.0)
+    pattern: str = "plain"
+    scale: float = 0.05  # metres of one repeat of the pattern
+    material: str = "cotton"  # cotton, wool, denim, leather, silk
+    sleeve: float = 0.0
+    hem: float = 0.0
+    waist: float = -0.2
+    neck: str = "crew"  # crew, v, scoop, turtle, collar
+    fit: float = 0.3
+    layer: int = 0
+    details: tuple[str, ...] = ()  # buttons, pocket, placket, cuffs, stripe, logo, seam
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """Garments from the inside out; none at all is a mannequin."""
+
+    garments: tuple[Garment, ...] = ()
+
+    @property
+    def mannequin(self) -> bool:
+        """Whether nothing is worn: then the body is drawn as a smooth grey figure."""
+        return not self.garments
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Someone: identity (betas, look, outfit), and the moment (pose, translation, expression)."""
+
+    seed: int
+    betas: np.ndarray  # (10,) shape coefficients
+    expression: np.ndarray  # (52,) facial actions in [0, 1]
+    pose: np.ndarray  # (55, 3) axis-angle radians
+    translation: np.ndarray  # (3,) metres
+    look: Look = field(default_factory=Look)
+    outfit: Outfit = field(default_factory=Outfit)
+
+    @property
+    def identity(self) -> tuple:
+        """What stays the same when someone moves: equal for the same person in other poses."""
+        return self.betas.tobytes(), self.look, self.outfit
+
+
+# ---------------------------------------------------------------- the body
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A body model and, for the open body, its asset pack (None for other files)."""
+
+    model: BodyModel
+    pack: dict[str, np.ndarray] | None
+    actions: Tensor | None  # (V, 3, 52) facial actions
+
+
+def load_body(path: str | Path | None = None) -> Body:
+    """Read the body file once per process: COURSE_BODY's, else the open body with its pack of clothes, hair and labels."""
+    return _load_body(str(path or body_file()))
+
+
+@lru_cache(maxsize=2)
+def _load_body(path: str) -> Body:
+    model = BodyModel.from_npz(path)
+    if Path(path).resolve() != OPEN_BODY.resolve() or not OPEN_BODY_PACK.exists():
+        return Body(model, None, None)
+    with np.load(OPEN_BODY_PACK, allow_pickle=False) as archive:
+        pack = {key: archive[key] for key in archive.files}
+    return Body(model, pack, torch.from_numpy(pack.pop("expression_actions").astype(np.float32)))
+
+
+@dataclass(frozen=True)
+class PosedPeople:
+    """People in the world: vertices (P, V, 3) of the body model, joints (P, 55, 3), and per joint the transform
+    (P, 55, 4, 4) that carries rest points of that person to the world. `rest` (P, V, 3) is without pose correctives."""
+
+    vertices: Tensor
+    joints: Tensor
+    transforms: Tensor
+    rest: Tensor
+    rest_joints: Tensor
+
+
+def stack(arrays: list[np.ndarray], width: int | None = None) -> Tensor:
+    """A list of arrays as one float tensor (P, ...); vectors are cut or filled with zeros up to `width`."""
+    rows = [np.asarray(a, np.float32) for a in arrays]
+    if width is not None:
+        rows = [np.pad(r[:width], (0, max(0, width - len(r)))) for r in rows]
+    return torch.from_numpy(np.stack(rows))
+
+
+def rest_people(people: list[Person], body: Body) -> tuple[Tensor, Tensor]:
+    """Shapes without pose: vertices (P, V, 3) with the facial expression, joints (P, 55, 3)."""
+    model = body.model
+    betas = stack([p.betas for p in people], model.shape_directions.shape[-1])
+    shaped = blend_shapes(model.template, model.shape_directions, betas)
+    joints = model.joint_regressor @ shaped
+    if body.actions is not None:
+        expression = stack([p.expression for p in people], ACTION_COUNT)
+        for person, row in enumerate(expression):
+            active = row.nonzero()[:, 0]
+            shaped[person] += body.actions[..., active] @ row[active]  # mostly a few of the 52
+    return shaped, joints
+
+
+@torch.no_grad()
+def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
+    """Put people into the world: shape, expression, pose correctives, skinning (chapter 02's equations)."""
+    if not people:
+        raise ValueError("pose_people needs at least one person")
+    body = body or load_body()
+    rest, rest_joints = rest_people(people, body)
+    rotations = axis_angle_to_matrix(stack([p.pose for p in people]))  # (P, 55, 3, 3)
+    joints, transforms = forward_kinematics(rotations, rest_joints, body.model.parents)
+    corrected = rest + pose_correctives(body.model, rotations)
+    vertices = linear_blend_skinning(corrected, body.model.weights, transforms)
+    shift = stack([p.translation for p in people])[:, None]
+    transforms = transforms.clone()
+    transforms[..., :3, 3] += shift
+    return PosedPeople(vertices + shift, joints + shift, transforms, rest, rest_joints)
+
+
+def pose_correctives(model: BodyModel, rotations: Tensor) -> Tensor:
+    """SMPL-X's pose blend shapes (its Eq. 3) for the vertices that they move: (P, V, 3). Most vertices' are zero."""
+    rows, matrix = active_correctives(model)
+    moved = pose_features(rotations) @ matrix  # (P, 486) @ (486, 3A)
+    offsets = torch.zeros(len(rotations), len(model.template), 3)
+    offsets[:, rows] = moved.unflatten(-1, (-1, 3))
+    return offsets
+
+
+_CORRECTIVES: dict[int, tuple[Tensor, Tensor]] = {}
+
+
+def active_correctives(model: BodyModel) -> tuple[Tensor, Tensor]:
+    """Vertices with a corrective (A,) and their directions (486, 3A), gathered once a model."""
+    if id(model) not in _CORRECTIVES:
+        directions = model.pose_directions
+        rows = (directions.abs().amax((1, 2)) > 2e-5).nonzero()[:, 0]
+        _CORRECTIVES[id(model)] = rows, directions[rows].flatten(0, 1).T.contiguous()
+    return _CORRECTIVES[id(model)]
+
+
+# ---------------------------------------------------------------- drawing people
+
+
+def sample_person(rng: np.random.Generator, clothed: bool = True) -> Person:
+    """Draw an adult: same state of `rng`, same person, always. `clothed=False` gives a mannequin (a grey figure)."""
+    seed = int(rng.integers(2**31))
+    own = np.random.default_rng(seed)
+    betas = own.normal(size=10).clip(-2.2, 2.2).astype(np.float32)
+    look = sample_look(own, *phenotype(betas))
+    outfit = sample_outfit(own, look) if clothed else Outfit()
+    return Person(seed, betas, np.zeros(ACTION_COUNT, np.float32), relaxed_pose(), np.zeros(3, np.float32), look, outfit)
+
+
+def relaxed_pose() -> np.ndarray:
+    """Standing, arms lowered to the sides: (55, 3) axis-angle."""
+    pose = np.zeros((55, 3), np.float32)
+    pose[[16, 17], 2] = -1.15, 1.15  # shoulders
+    pose[[13, 14], 2] = -0.1, 0.1  # collars
+    pose[[18, 19], 1] = -0.25, 0.25  # elbows
+    return pose
+
+
+def phenotype(betas: np.ndarray) -> tuple[float, float]:
+    """What a shape suggests: (female in [0, 1], age in years). Unknown for bodies without a pack: (0.5, 35)."""
+    pack = load_body().pack
+    if pack is None or "phenotype_matrix" not in pack:
+        return 0.5, 35.0
+    values = pack["phenotype_matrix"] @ betas[:10] + pack["phenotype_bias"]
+    named = dict(zip(pack["phenotype_names"].tolist(), values.tolist(), strict=True))
+    return float(np.clip(named["gender"], 0, 1)), float(np.clip(named["age"], 19, 85))
+
+
+def choose(rng: np.random.Generator, table: dict[str, float]) -> str:
+    """One key, drawn in proportion to its value."""
+    weights = np.array(list(table.values()), float)
+    return str(rng.choice(list(table), p=weights / weights.sum()))
+
+
+def jitter(rng: np.random.Generator, colour: Colour, amount: float = 0.04) -> Colour:
+    """A colour near another one."""
+    grey, tint = rng.normal(0, amount), rng.normal(0, amount / 2, 3)
+    return tuple(float(v) for v in np.clip(np.asarray(colour) * (1 + grey) + tint * 0.6, 0.01, 0.98))
+
+
+# skin from light to dark, each with the lips that go with it
+_SKINS = [
+    ((0.87, 0.74, 0.67), (0.77, 0.51, 0.48)),
+    ((0.85, 0.70, 0.61), (0.75, 0.48, 0.45)),
+    ((0.81, 0.65, 0.54), (0.70, 0.45, 0.42)),
+    ((0.77, 0.59, 0.48), (0.65, 0.42, 0.38)),
+    ((0.67, 0.50, 0.39), (0.57, 0.36, 0.33)),
+    ((0.56, 0.405, 0.31), (0.48, 0.30, 0.28)),
+    ((0.45, 0.315, 0.245), (0.40, 0.25, 0.24)),
+    ((0.35, 0.24, 0.19), (0.33, 0.20, 0.195)),
+]
+_HAIRS = {
+    "black": (0.055, 0.045, 0.042),
+    "dark": (0.13, 0.085, 0.06),
+    "brown": (0.27, 0.165, 0.10),
+    "chestnut": (0.36, 0.20, 0.12),
+    "blond": (0.66, 0.50, 0.31),
+    "sand": (0.52, 0.40, 0.27),
+    "red": (0.50, 0.22, 0.10),
+    "grey": (0.52, 0.51, 0.50),
+    "white": (0.80, 0.79, 0.77),
+}
+_DYES = [(0.75, 0.25, 0.45), (0.2, 0.45, 0.6), (0.45, 0.3, 0.62), (0.25, 0.5, 0.35), (0.75, 0.7, 0.66)]
+_IRISES = {
+    "brown": (0.30, 0.17, 0.08),
+    "dark": (0.17, 0.10, 0.06),
+    "hazel": (0.42, 0.31, 0.15),
+    "green": (0.32, 0.42, 0.25),
+    "blue": (0.33, 0.48, 0.64),
+    "grey": (0.45, 0.50, 0.53),
+}
+
+
+def blend(table: list, position: float, column: int) -> Colour:
+    """Interpolate a column of a list of colour tuples at a fractional row."""
+    low = int(min(position, len(table) - 1.001))
+    a, b = (np.asarray(table[i][column]) for i in (low, low + 1))
+    return tuple(float(v) for v in a + (position - low) * (b - a))
+
+
+def sample_look(rng: np.random.Generator, female: float, age: float) -> Look:
+    """Skin, eyes and hair that go with each other and with what the body shape suggests."""
+    tone = rng.uniform(0, len(_SKINS) - 1)
+    is_female = rng.random() < np.clip((female - 0.5) * 2.4 + 0.5, 0.03, 0.97)
+    style = sample_hair_style(rng, is_female, age, tone)
+    makeup = float(rng.random() < 0.45) * rng.uniform(0.3, 1) if is_female else 0.0
+    lips = np.asarray(blend(_SKINS, tone, 1))
+    if makeup > 0.6:
+        lips = lips * 0.45 + 0.55 * np.array([(0.72, 0.12, 0.18), (0.78, 0.3, 0.35), (0.5, 0.12, 0.2)][rng.integers(3)])
+    natural = sample_hair_colour(rng, age, tone)
+    dyed = rng.random() < (0.08 if is_female else 0.03)
+    hair = jitter(rng, _DYES[rng.integers(len(_DYES))], 0.06) if dyed else natural
+    return Look(
+        female=1.0 if is_female else 0.0,
+        age=age,
+        skin=jitter(rng, blend(_SKINS, tone, 0), 0.03),
+        blush=float(rng.uniform(0.3, 1.0)),
+        freckles=float(rng.uniform(0.3, 1.0)) if tone < 3 and rng.random() < 0.25 else 0.0,
+        makeup=makeup,
+        lips=tuple(float(v) for v in lips),
+        iris=jitter(rng, _IRISES[choose(rng, iris_table(tone))], 0.08),
+        brows=float(rng.uniform(0.35, 0.7) if is_female else rng.uniform(0.5, 1.0)),
+        beard=0.0 if is_female else float(rng.choice([0.0, 0.15, 0.4, 0.7, 1.0], p=[0.3, 0.2, 0.2, 0.12, 0.18])),
+        nails=jitter(rng, (0.75, 0.15, 0.25), 0.2) if makeup > 0.55 else None,
+        hair_style=style,
+        hair=hair,
+        brow_hair=natural,
+        hair_light=float(rng.uniform(0.15, 0.5)),
+        hair_length=float(rng.uniform(0, 1)),
+        hair_volume=float(rng.uniform(0.2, 1)),
+        parting=float(rng.choice([-0.6, 0.0, 0.6])),
+    )
+
+
+def iris_table(tone: float) -> dict[str, float]:
+    """How likely each eye colour is for a skin tone (0 light .. 7 dark)."""
+    light = max(0.0, 1 - tone / 3.5)
+    return {"brown": 1.0, "dark": 0.2 + tone / 4, "hazel": 0.9 * light, "green": 0.5 * light, "blue": light, "grey": 0.4 * light}
+
+
+def sample_hair_style(rng: np.random.Generator, is_female: bool, age: float, tone: float) -> str:
+    """A haircut. Curls are likelier with dark skin, bald and receding heads with age."""
+    curls = 0.12 + 0.12 * max(0.0, tone - 3)
+    if is_female:
+        table = {"long": 1.2, "bob": 0.9, "ponytail": 0.8, "bun": 0.7, "side_part": 0.35, "short": 0.2, "shaved": 0.06}
+        return choose(rng, table | {"curly": 2 * curls, "afro": curls * (tone > 3.5)})
+    table = {"short": 1.0, "crop": 0.8, "side_part": 0.8, "swept": 0.7, "shaved": 0.5, "long": 0.12, "bun": 0.1}
+    old = max(0.0, age - 35) / 30
+    return choose(rng, table | {"curly": 2 * curls, "afro": curls * (tone > 3.5), "receding": 0.15 + old, "bald": 0.15 + old / 2})
+
+
+def sample_hair_colour(rng: np.random.Generator, age: float, tone: float) -> Colour:
+    """Natural colours by skin tone, grey with age."""
+    light = max(0.0, 1 - tone / 3)
+    table = {"black": 0.4 + tone / 3, "dark": 1.0, "brown": 0.9, "chestnut": 0.5 * light, "blond": light}
+    table |= {"sand": 0.6 * light, "red": 0.3 * light, "grey": max(0.0, age - 45) / 15, "white": max(0.0, age - 62) / 12}
+    return jitter(rng, _HAIRS[choose(rng, table)], 0.05)
+
+
+# ---------------------------------------------------------------- drawing outfits
+
+_NEUTRALS = [
+    *((0.93, 0.92, 0.90), (0.13, 0.13, 0.14), (0.45, 0.46, 0.48), (0.14, 0.18, 0.30), (0.74, 0.68, 0.57)),
+    *((0.29, 0.32, 0.24), (0.36, 0.25, 0.19), (0.25, 0.30, 0.36), (0.86, 0.82, 0.74), (0.62, 0.63, 0.65)),
+]
+_ACCENTS = [
+    *((0.70, 0.16, 0.16), (0.16, 0.36, 0.62), (0.13, 0.43, 0.33), (0.88, 0.66, 0.20), (0.83, 0.45, 0.42)),
+    *((0.47, 0.18, 0.30), (0.45, 0.62, 0.72), (0.55, 0.42, 0.60), (0.85, 0.47, 0.22), (0.58, 0.68, 0.52)),
+    *((0.90, 0.75, 0.74), (0.12, 0.45, 0.50)),
+]
+_DENIMS = [(0.16, 0.21, 0.33), (0.24, 0.33, 0.48), (0.38, 0.48, 0.62), (0.12, 0.12, 0.14), (0.55, 0.62, 0.70)]
+
+
+def sample_colour(rng: np.random.Generator, accent: float = 0.55) -> Colour:
+    """A colour that clothes have: an accent with this probability, else a neutral."""
+    palette = _ACCENTS if rng.random() < accent else _NEUTRALS
+    return jitter(rng, palette[rng.integers(len(palette))], 0.07)
+
+
+def sample_print(rng: np.random.Generator, table: dict[str, float]) -> dict:
+    """Colours and pattern of a garment, the second colour clearly unlike the first."""
+    colour = sample_colour(rng)
+    second = sample_colour(rng)
+    if abs(np.mean(colour) - np.mean(second)) < 0.18:
+        second = (0.92, 0.91, 0.89) if np.mean(colour) < 0.5 else (0.15, 0.16, 0.2)
+    pattern = choose(rng, table)
+    bounds = {"stripes": (0.025, 0.08), "pinstripes": (0.012, 0.03), "checks": (0.04, 0.12), "dots": (0.025, 0.06)}
+    scale = rng.uniform(*bounds.get(pattern, (0.06, 0.14)))
+    return {"colour": colour, "colour2": second, "pattern": pattern, "scale": float(scale)}
+
+
+_PRINTS = {"plain": 5, "stripes": 1.6, "checks": 0.9, "dots": 0.5, "heather": 1.4, "gradient": 0.4, "block": 0.8, "logo": 1.0}
+
+
+def sample_outfit(rng: np.random.Generator, look: Look) -> Outfit:
+    """Clothes from the inside out: socks, lower body, upper body, belt, jacket, shoes, hat."""
+    women = look.female > 0.5
+    lower = sample_lower(rng, women)
+    upper = sample_upper(rng, women, lower)
+    feet = sample_feet(rng)
+    garments = [g for g in feet if g.kind == "sock"] + [lower, *upper] + [g for g in feet if g.kind == "shoe"]
+    tucked = upper[0].layer < lower.layer
+    if lower.kind == "trousers" and (tucked or upper[0].hem < -0.02) and rng.random() < 0.75:
+        leather = jitter(rng, [(0.2, 0.12, 0.08), (0.08, 0.08, 0.08), (0.4, 0.24, 0.13)][rng.integers(3)], 0.05)
+        belt = Garment("belt", "Apparel", leather, (0.75, 0.7, 0.55), material="leather", waist=lower.waist, layer=4)
+        garments.insert(garments.index(lower) + 1, belt)
+    if rng.random() < 0.17 and look.hair_style not in ("afro", "bun", "curly"):
+        garments.append(sample_hat(rng))
+    return Outfit(tuple(garments))
+
+
+def sample_lower(rng: np.random.Generator, women: bool) -> Garment:
+    """Jeans, trousers, shorts; for women also leggings and skirts."""
+    table = {"jeans": 1.0, "chinos": 0.8, "joggers": 0.45, "shorts": 0.55, "camo": 0.12, "suit": 0.35}
+    if women:
+        table |= {"skirt": 0.75, "leggings": 0.35, "wide": 0.4}
+    kind = choose(rng, table)
+    waist = float(rng.uniform(-0.26, -0.16))
+    common = {"part": "Lower_Clothing", "waist": waist, "layer": 2}
+    if kind == "skirt":
+        prints = sample_print(rng, {"plain": 4, "checks": 1, "dots": 0.8, "stripes": 0.6, "gradient": 0.5})
+        hem = float(rng.choice([0.72, 0.95, 1.25, 1.6]) + rng.normal(0, 0.06))
+        return Garment("skirt", hem=hem, fit=float(rng.uniform(0.0, 1)), material="cotton", **prints, **common)
+    hem = float(rng.uniform(0.5, 1.05)) if kind == "shorts" else float(rng.choice([1.9, 2.0, 1.78], p=[0.5, 0.35, 0.15]))
+    fit = {"leggings": 0.0, "jeans": rng.uniform(0.2, 0.7), "wide": 1.0, "shorts": rng.uniform(0.4, 1.0)}.get(
+        kind, rng.uniform(0.35, 0.75)
+    )
+    material = {"jeans": "denim", "leggings": "silk", "joggers": "wool"}.get(kind, "cotton")
+    colour = _DENIMS[rng.integers(len(_DENIMS))] if kind == "jeans" else _NEUTRALS[rng.integers(len(_NEUTRALS))]
+    if kind in ("shorts", "wide", "leggings"):
+        colour = sample_colour(rng, 0.4)
+    pattern = {"jeans": "denim", "camo": "camo", "joggers": "heather"}.get(kind, "plain")
+    pattern = "pinstripes" if kind == "suit" and rng.random() < 0.4 else pattern
+    details = {"jeans": ("seam", "pockets", "fly"), "joggers": ("stripe", "cuffs")}.get(kind, ("pockets", "crease"))
+    second = {"camo": (0.20, 0.22, 0.15), "pinstripes": (0.7, 0.7, 0.72)}.get(pattern, (0.9, 0.9, 0.88))
+    scale = {"camo": 0.11, "pinstripes": 0.022}.get(pattern, 0.05)
+    details = () if kind == "leggings" else details
+    return Garment(
+        "trousers", colour=jitter(rng, colour, 0.06), colour2=second, pattern=pattern, scale=scale, material=material,
+        hem=hem, fit=float(fit), details=details, **common,
+    )  # fmt: skip
+
+
+def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[Garment]:
+    """One top, sometimes with an open jacket over it."""
+    table = {"tee": 1.5, "long": 0.8, "jumper": 0.8, "shirt": 0.8, "polo": 0.35, "tank": 0.25}
+    kind = choose(rng, table | ({"crop": 0.35, "blouse": 0.5, "tank": 0.5} if women else {}))
+    prints = sample_print(rng, _PRINTS)
+    sleeve = {"tank": -0.12, "tee": rng.uniform(0.45, 0.85), "polo": rng.uniform(0.5, 0.8), "crop": rng.uniform(-0.1, 0.6)}
+    necks = {"tee": {"crew": 2, "v": 1}, "long": {"crew": 2, "turtle": 1}, "jumper": {"crew": 2, "turtle": 1, "v": 1}}
+    necks |= {"tank": {"scoop": 1}, "shirt": {"collar": 1}, "polo": {"collar": 1}, "blouse": {"v": 1, "scoop": 1}}
+    tucked = kind in ("shirt", "blouse", "tee", "long") and rng.random() < (0.4 if lower.kind == "skirt" else 0.22)
+    details = {"shirt": ("buttons", "cuffs"), "polo": ("placket",), "jumper": ("cuffs", "ribs")}.get(kind, ("cuffs",))
+    top = Garment(
+        "shirt",
+        "Upper_Clothing",
+        sleeve=float(sleeve.get(kind, rng.choice([1.95, 1.55, 1.9]))),
+        hem=float({"crop": rng.uniform(-0.42, -0.3)}.get(kind, rng.uniform(0.0, 0.22))),
+        neck=choose(rng, necks.get(kind, {"crew": 1, "scoop": 0.6})),
+        fit=float({"jumper": rng.uniform(0.5, 1), "tank": rng.uniform(0.1, 0.4)}.get(kind, rng.uniform(0.2, 0.85))),
+        material={"jumper": "wool", "blouse": "silk"}.get(kind, "cotton"),
+        layer=1 if tucked else 3,
+        details=details,
+        **prints,
+    )
+    if rng.random() > 0.2 or kind in ("jumper", "crop"):
+        return [top]
+    return [top, sample_jacket(rng, top)]
+
+
+def sample_jacket(rng: np.random.Generator, top: Garment) -> Garment:
+    """An open jacket or cardigan, longer and wider than what is under it."""
+    prints = sample_print(rng, {"plain": 3, "heather": 1, "checks": 0.5, "denim": 0.8})
+    if prints["pattern"] == "denim":
+        prints["colour"] = jitter(rng, _DENIMS[rng.integers(3)], 0.05)
+    hem = max(top.hem, 0.0) + float(rng.choice([0.06, 0.12, 0.5]))
+    return Garment(
+        "jacket", "Upper_Clothing", sleeve=1.97, hem=hem, neck="crew", fit=float(rng.uniform(0.55, 1)),
+        material=str(rng.choice(["wool", "cotton", "leather"])), layer=5, details=("cuffs", "lapel"), **prints,
+    )  # fmt: skip
+
+
+def sample_feet(rng: np.random.Generator) -> list[Garment]:
+    """Shoes with or without socks, socks alone, or bare feet."""
+    kind = choose(rng, {"trainers": 1.2, "leather": 0.6, "boots": 0.4, "pumps": 0.25, "socks": 0.3, "bare": 0.3})
+    if kind == "bare":
+        return []
+    sock_colour = sample_colour(rng, 0.3)
+    pattern = choose(rng, {"plain": 3, "stripes": 1})
+    height = float(rng.choice([1.93, 1.8, 1.55, 1.2], p=[0.3, 0.4, 0.2, 0.1]))
+    sock = Garment("sock", "Sock", sock_colour, (0.9, 0.9, 0.9), pattern, 0.03, hem=height, layer=0, details=("cuffs", "ribs"))
+    if kind == "socks":
+        return [sock]
+    colour = {"leather": [(0.1, 0.09, 0.09), (0.35, 0.2, 0.12)], "boots": [(0.12, 0.1, 0.1), (0.45, 0.32, 0.2)]}.get(kind)
+    colour = jitter(rng, colour[rng.integers(2)], 0.05) if colour else sample_colour(rng, 0.4)
+    sole = {"trainers": (0.92, 0.91, 0.88), "boots": (0.2, 0.16, 0.13)}.get(kind, (0.12, 0.1, 0.09))
+    height = {"boots": 1.72, "pumps": 2.06}.get(kind, 1.985)
+    shoe = Garment(
+        "shoe", "Shoe", colour, sole, pattern="laces" if kind in ("trainers", "boots") else "plain",
+        material="cotton" if kind == "trainers" else "leather", hem=height, layer=1, details=(kind,),
+    )  # fmt: skip
+    return [sock, shoe] if kind != "pumps" and rng.random() < 0.75 else [shoe]
+
+
+def sample_hat(rng: np.random.Generator) -> Garment:
+    """A baseball cap or a knitted beanie."""
+    kind = str(rng.choice(["cap", "beanie"]))
+    material = "wool" if kind == "beanie" else "cotton"
+    return Garment(kind, "Apparel", sample_colour(rng, 0.6), sample_colour(rng, 0.3), material=material, layer=6)

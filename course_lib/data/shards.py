@@ -1,0 +1,356 @@
+"""Samples in WebDataset tar shards: writing, reading, and finding out what is broken.
+
+A folder holds `shard-000000.tar`, `shard-000001.tar`, ... and `manifest.json` (settings, and for each shard its samples,
+bytes and sha256). A sample `000012` is the files
+
+| file | holds |
+|---|---|
+| `000012.image.png` | picture, 8 bits |
+| `000012.alpha.png`, `000012.parts.png`, `000012.instances.png` | 8 bits |
+| `000012.depth.png` | 16 bits: 0 nobody, else near + (v - 1) / 65534 * (far - near) metres, near and far in the json |
+| `000012.normals.png` | 8 bits a channel, (n + 1) / 2 * 255: within 0.4 degrees |
+| `000012.labels.npz` | camera and people's arrays, named as in the schema, people's with `0/`, `1/`, ... in front |
+| `000012.json` | all that is not an array |
+
+so that `webdataset.WebDataset(path)` reads them too. The same samples give the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from course_lib.data.schema import IMAGE_FIELDS, Keypoints, PersonLabel, Sample, SchemaError, array_fields, plain_fields
+
+VERSION = 1
+MANIFEST = "manifest.json"
+DEPTH_CODES = 65534
+
+
+class ShardError(RuntimeError):
+    """A data folder or shard that cannot be used; the message says which and what to do."""
+
+
+# ---------------------------------------------------------------- one sample <-> files
+
+
+def _png(values: np.ndarray) -> bytes:
+    """An array (H, W) uint8 or uint16, or (H, W, 3) uint8 -> a PNG; little compression, since time matters more."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image)
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """[0, 1] -> uint8, rounded."""
+    return (values * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def _encode_depth(depth: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Depth (H, W) metres -> 16-bit codes and [near, far]."""
+    known = np.isfinite(depth)
+    near, far = (float(depth[known].min()), float(depth[known].max())) if known.any() else (0.0, 1.0)
+    codes = np.zeros(depth.shape, np.uint16)
+    codes[known] = 1 + np.round((depth[known] - near) / max(far - near, 1e-6) * DEPTH_CODES).astype(np.uint16)
+    return codes, [near, far]
+
+
+def _decode_depth(codes: np.ndarray, near: float, far: float) -> np.ndarray:
+    metres = near + (codes.astype(np.float32) - 1) / DEPTH_CODES * (far - near)
+    return np.where(codes == 0, np.inf, metres).astype(np.float32)
+
+
+def _decode_normals(values: np.ndarray) -> np.ndarray:
+    """(H, W, 3) bytes -> (3, H, W) unit vectors; the middle grey 128, 128, 128 is 'none'."""
+    normals = values.astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
+    normals /= np.maximum(np.linalg.norm(normals, axis=0), 1e-6)
+    return normals * (values != 128).any(-1)
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays -> a compressed npz without a date in it (numpy's own would differ from day to day)."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, values in arrays.items():
+            part = io.BytesIO()
+            np.lib.format.write_array(part, np.ascontiguousarray(values), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue(), zipfile.ZIP_DEFLATED, 1)
+    return stream.getvalue()
+
+
+def _arrays(record, prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a schema record that are there, by name."""
+    found = {f.name: getattr(record, f.name) for f in array_fields(type(record)) if f.name not in skip}
+    return {prefix + name: values for name, values in found.items() if values is not None}
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """A sample -> its files, ending -> bytes."""
+    files, meta = {}, {f.name: getattr(sample, f.name) for f in plain_fields(Sample)}
+    files["image.png"] = _png(_to_bytes(sample.image).transpose(1, 2, 0))
+    if sample.alpha is not None:
+        files["alpha.png"] = _png(_to_bytes(sample.alpha))
+    if sample.depth is not None:
+        codes, meta["depth_range"] = _encode_depth(sample.depth)
+        files["depth.png"] = _png(codes)
+    if sample.normals is not None:
+        none = (sample.normals == 0).all(0)[..., None]
+        files["normals.png"] = _png(np.where(none, np.uint8(128), _to_bytes((sample.normals.transpose(1, 2, 0) + 1) / 2)))
+    files |= {f"{name}.png": _png(getattr(sample, name)) for name in ("parts", "instances") if getattr(sample, name) is not None}
+    arrays = _arrays(sample, skip=IMAGE_FIELDS)
+    for number, person in enumerate(sample.people):
+        arrays |= _arrays(person, f"{number}/")
+        for name, points in person.keypoints.items():
+            arrays |= _arrays(points, f"{number}/keypoints/{name}/")
+    meta["people"] = [{f.name: getattr(person, f.name) for f in plain_fields(PersonLabel)} for person in sample.people]
+    files["labels.npz"] = _npz(arrays)
+    files["json"] = json.dumps(meta, sort_keys=True).encode()
+    return files
+
+
+_DECODERS: dict[str, Callable[[bytes, dict], np.ndarray]] = {
+    "image": lambda data, meta: (_pixels(data).astype(np.float32) / 255).transpose(2, 0, 1),
+    "alpha": lambda data, meta: _pixels(data).astype(np.float32) / 255,
+    "depth": lambda data, meta: _decode_depth(_pixels(data), *meta["depth_range"]),
+    "normals": lambda data, meta: _decode_normals(_pixels(data)),
+    "parts": lambda data, meta: _pixels(data),
+    "instances": lambda data, meta: _pixels(data),
+}
+
+
+def decode(files: dict[str, bytes], only: Iterable[str] | None = None) -> Sample:
+    """The files of a sample -> the sample. `only` names the picture fields to decode (labels always are): it is faster."""
+    meta = json.loads(files["json"])
+    wanted = [name for name in IMAGE_FIELDS if f"{name}.png" in files and (only is None or name in set(only))]
+    sample = Sample(**{f.name: meta[f.name] for f in plain_fields(Sample) if f.name in meta})
+    for name in wanted:
+        setattr(sample, name, _DECODERS[name](files[f"{name}.png"], meta))
+    with np.load(io.BytesIO(files["labels.npz"]), allow_pickle=False) as arrays:
+        for name in ("K", "R", "t"):
+            setattr(sample, name, arrays[name] if name in arrays else None)
+        sample.people = [_decode_person(values, f"{number}/", arrays) for number, values in enumerate(meta["people"])]
+    return sample
+
+
+def _decode_person(values: dict, prefix: str, arrays) -> PersonLabel:
+    person = PersonLabel(**values)
+    for name in (key.removeprefix(prefix) for key in arrays.files if key.startswith(prefix)):
+        *formats, last = name.split("/")
+        target = person.keypoints.setdefault(formats[1], Keypoints()) if formats else person
+        setattr(target, last, arrays[prefix + name])
+    return person
+
+
+# ---------------------------------------------------------------- shards
+
+
+def shard_name(index: int) -> str:
+    """File name of the index-th shard."""
+    return f"shard-{index:06d}.tar"
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> dict:
+    """Writes a shard under another name first, then renames it: a shard is there whole or not at all. Returns its entry."""
+    path = Path(path)
+    temporary, count = path.with_name(f".{path.name}.{os.getpid()}.part"), 0
+    try:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for sample in samples:
+                for ending, data in encode(sample).items():
+                    entry = tarfile.TarInfo(f"{sample.key}.{ending}")  # mtime, user and group stay 0: same bytes every time
+                    entry.size = len(data)
+                    archive.addfile(entry, io.BytesIO(data))
+                count += 1
+        entry = shard_entry(temporary, count)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return entry
+
+
+def shard_entry(path: Path, samples: int) -> dict:
+    """What the manifest says about a shard."""
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"samples": samples, "bytes": path.stat().st_size, "sha256": digest}
+
+
+def broken(path: Path, why: str) -> ShardError:
+    """The error for a shard that cannot be read."""
+    return ShardError(
+        f"{path} is broken: {why}. Delete the file and run the same `course data make` again: "
+        "only this shard is made anew, all others stay."
+    )
+
+
+def members(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Where the files of each sample of a shard lie: key -> ending -> (offset, size). ShardError if the shard was cut."""
+    path = Path(path)
+    size, current, places = path.stat().st_size, None, {}
+    if size == 0:
+        raise broken(path, "the file is empty")
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for entry in archive:
+                key, _, ending = entry.name.partition(".")
+                if key != current and places:
+                    yield current, places
+                    places = {}
+                current, places[ending] = key, (entry.offset_data, entry.size)
+                if entry.offset_data + entry.size > size:
+                    raise broken(path, f"it was cut in the middle of {entry.name}")
+            end = archive.offset
+    except tarfile.TarError as error:
+        raise broken(path, f"it was cut in the middle, or is no tar file ({error})") from error
+    if size < end + 512 or places and "json" not in places:
+        raise broken(path, "it was cut before its end")
+    if places:
+        yield current, places
+
+
+def read_shard(path: Path, only: Iterable[str] | None = None) -> Iterator[Sample]:
+    """The samples of a shard in order. ShardError, naming the shard, if it is broken."""
+    with open(path, "rb") as stream:
+        for key, places in members(path):
+            yield _read_sample(stream, Path(path), key, places, only)
+
+
+def _read_sample(stream, path: Path, key: str, places: dict[str, tuple[int, int]], only: Iterable[str] | None) -> Sample:
+    needed = None if only is None else {"json", "labels.npz", *(f"{name}.png" for name in only)}
+    files = {}
+    for ending, (offset, size) in places.items():
+        if needed is None or ending in needed:
+            stream.seek(offset)
+            files[ending] = stream.read(size)
+    try:
+        return decode(files, only)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise broken(path, f"sample {key} cannot be read ({error})") from error
+
+
+# ---------------------------------------------------------------- folders
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Replaces the manifest of a folder at one stroke."""
+    temporary = Path(folder) / f".{MANIFEST}.{os.getpid()}.part"
+    try:
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        os.replace(temporary, Path(folder) / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a data folder. ShardError if there is none, or if it is of another version or unreadable."""
+    path = Path(folder) / MANIFEST
+    if not path.exists():
+        raise ShardError(f"{folder} has no {MANIFEST}: it is no data folder. Make one with `course data make WORLD COUNT {folder}`.")
+    try:
+        manifest = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ShardError(f"{path} cannot be read ({error}): delete it and run the same `course data make` again; whole shards stay.") from error
+    if manifest.get("version") != VERSION:
+        raise ShardError(f"{path} has version {manifest.get('version')!r}, this code reads version {VERSION}: make the data anew, or use the code of that time.")
+    return manifest
+
+
+def manifest_hash(folder: Path) -> str:
+    """sha256 of the manifest's shard hashes: names the data, for the record of a run."""
+    shards = read_manifest(folder)["shards"]
+    return hashlib.sha256("".join(shards[name]["sha256"] for name in sorted(shards)).encode()).hexdigest()
+
+
+def verify(folder: Path, hashes: bool = True) -> dict:
+    """Compares every shard with the manifest, which it returns. ShardError naming the first shard that is not whole."""
+    manifest = read_manifest(folder)
+    for name, entry in sorted(manifest["shards"].items()):
+        path = Path(folder) / name
+        if not path.exists():
+            raise ShardError(f"{path} is missing: run the same `course data make` again, only this shard is made anew.")
+        if path.stat().st_size != entry["bytes"]:
+            raise broken(path, f"it has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: it was cut in the middle")
+        if hashes and shard_entry(path, 0)["sha256"] != entry["sha256"]:
+            raise broken(path, "its sha256 is not the manifest's")
+    return manifest
+
+
+def read(folder: Path, only: Iterable[str] | None = None) -> Iterator[Sample]:
+    """All samples of a data folder in order, or of a single shard."""
+    folder = Path(folder)
+    if folder.is_file():
+        yield from read_shard(folder, only)
+        return
+    for name in sorted(verify(folder, hashes=False)["shards"]):
+        yield from read_shard(folder / name, only)
+
+
+class Samples(Dataset):
+    """Random access to the samples of one or more data folders: `Samples(folder)[12]`, `len(samples)`.
+
+    `only` names the picture fields to decode; `transform` is applied to each Sample. Safe in worker processes.
+    """
+
+    def __init__(self, *folders: Path | str, only: Iterable[str] | None = None, transform: Callable | None = None):
+        self.only = None if only is None else tuple(only)
+        unknown = set(self.only or ()) - set(IMAGE_FIELDS)
+        if unknown:
+            raise SchemaError(f"{sorted(unknown)} are not picture fields: use some of {', '.join(IMAGE_FIELDS)}")
+        self.transform = transform
+        self.places = [
+            (Path(folder) / name, key, places)
+            for folder in folders
+            for name in sorted(verify(folder, hashes=False)["shards"])
+            for key, places in members(Path(folder) / name)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        path, key, places = self.places[index]
+        with open(path, "rb") as stream:
+            sample = _read_sample(stream, path, key, places, self.only)
+        return self.transform(sample) if self.transform else sample
+
+    def scenes(self) -> dict[int, list[int]]:
+        """Scene number -> indices of its views and frames, for the folders whose manifest says how many a scene has."""
+        groups: dict[int, list[int]] = {}
+        for index, (path, _, places) in enumerate(self.places):
+            with open(path, "rb") as stream:
+                stream.seek(places["json"][0])
+                groups.setdefault(json.loads(stream.read(places["json"][1]))["scene"], []).append(index)
+        return groups
+
+
+def info(folder: Path | str, hashes: bool = True) -> str:
+    """What is in a data folder, in words; every shard is checked. ShardError with what to do if something is broken."""
+    manifest = verify(folder, hashes)
+    settings, shards = manifest["settings"], manifest["shards"]
+    count = sum(entry["samples"] for entry in shards.values())
+    size = sum(entry["bytes"] for entry in shards.values())
+    lines = [f"{folder}: {count} of {settings['count']} pictures in {len(shards)} shards, {size / 1e6:.1f} MB, all whole"]
+    lines += [f"  {name}: {settings[name]}" for name in sorted(settings)]
+    if not manifest["complete"]:
+        lines.append("  not complete: run the same `course data make` again to continue")
+    return "\n".join(lines)
+
+
+def schema_version() -> str:
+    """A short hash of the schema, so that a manifest can tell data made with another one."""
+    names = [f"{cls.__name__}.{f.name}" for cls in (Sample, PersonLabel, Keypoints) for f in fields(cls)]
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()[:12]

@@ -1,0 +1,557 @@
+"""Worlds: which people, poses, places, lights, objects and cameras the pictures of a data set are drawn from.
+
+Picture i of (world, split, seed) depends on these four alone, so it does not matter who renders it or in which order.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, diags
+
+from course_lib.chapters.cameras import Camera
+from course_lib.data import views
+from course_lib.data.backgrounds import Background, sample_background
+from course_lib.data.keypoints import FORMATS, available, keypoints, tolerance, visibility
+from course_lib.data.lighting import Lights, sample_lights
+from course_lib.data.objects import ObjectMesh, sample_object, stool
+from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
+from course_lib.data.poses import (
+    FAMILIES, INDEX, Capsules, Skeleton, body, euler_to_pose, clip, pose_to_euler, sample_family, sample_pose, set_arm, set_hand,
+)  # fmt: skip
+from course_lib.data.render import render_scene
+from course_lib.data.schema import Keypoints, PersonLabel, Sample
+from course_lib.data.sequences import sample_sequence, turned
+from course_lib.data.wardrobe import all_faces
+
+SPLITS = ("train", "val", "test")
+CAST = 12  # people that a block of scenes draws from: dressing somebody takes longer than a picture
+BLOCK = {"train": 60, "val": 20, "test": 20}  # scenes in a block
+
+
+class UnknownWorld(ValueError):
+    """A world or split that does not exist; the message lists those that do."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The shares (any positive numbers) and counts that scenes are drawn with."""
+
+    identities: int  # people in each split
+    people: dict[int, float]  # how many people a scene holds
+    places: dict[str, float]
+    objects: tuple[int, int] = (0, 0)  # fewest and most
+    contact: float = 0.0  # share of all scenes that hold two people in contact
+    egocentric: float = 0.0  # share of scenes seen from somebody's forehead
+    framings: dict[str, float] = field(default_factory=lambda: {"full": 1, "upper": 1, "face": 1})
+    smooth: bool = False  # geometry as a scanner sees it: smoothed, no thin structures
+    families: tuple[str, ...] = ()  # kinds of poses; all if empty
+
+
+WORLDS = {
+    "studio": World(12, {1: 1}, {"plain": 1, "studio": 1}),
+    "wild": World(1_000_000, {1: 0.52, 2: 0.26, 3: 0.13, 4: 0.09}, {"room": 5, "outdoors": 5, "studio": 1}, (0, 4), 0.1, 0.05),
+    "scan": World(500, {1: 1}, {"studio": 2, "room": 1, "outdoors": 1}, smooth=True),
+    "general": World(1_000_000, {0: 0.8, 1: 0.12, 2: 0.05, 3: 0.03}, {"room": 5, "outdoors": 5, "studio": 1}, (1, 7), 0.02),
+    "general-nopeople": World(1, {0: 1}, {"room": 5, "outdoors": 5, "studio": 1}, (1, 7)),
+}
+
+LIGHTS = {
+    "room": {"indoor": 5, "coloured": 1, "overcast": 1},
+    "plain": {"studio": 2, "indoor": 2},
+    "outdoors": {"sun": 4, "overcast": 3, "dusk": 1.5},
+    "studio": {"studio": 4, "overcast": 1, "coloured": 1},
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a picture is rendered from. `people[frame]` are the people of that moment; every camera sees every frame."""
+
+    people: list[list[Person]]
+    identities: list[str]
+    families: list[str]
+    cameras: list[Camera] | list[list[Camera]]
+    background: Background
+    lights: Lights
+    objects: list[ObjectMesh]
+    place: str
+    smooth: bool
+
+
+def world_named(name: str, split: str = "train") -> World:
+    """The world of a name. UnknownWorld if there is none, or no such split."""
+    if name not in WORLDS:
+        raise UnknownWorld(f"there is no world {name!r}: use one of {', '.join(WORLDS)}")
+    if split not in SPLITS:
+        raise UnknownWorld(f"there is no split {split!r}: use one of {', '.join(SPLITS)}")
+    return WORLDS[name]
+
+
+def scene_rng(world: str, split: str, seed: int, index: int) -> np.random.Generator:
+    """The random numbers of one scene."""
+    return np.random.default_rng([zlib.crc32(world.encode()), SPLITS.index(split), seed, index])
+
+
+def draw(rng: np.random.Generator, shares: dict):
+    """A key of a dictionary of shares."""
+    weights = np.array(list(shares.values()), dtype=float)
+    return list(shares)[rng.choice(len(weights), p=weights / weights.sum())]
+
+
+# ---------------------------------------------------------------- people
+
+
+def identity(split: str, number: int) -> tuple[str, Person]:
+    """Person `number` of a split and their name. Splits share nobody: the split is part of the seed."""
+    rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
+    return f"{split}-{number:06d}", sample_person(rng)
+
+
+def cast(world: World, name: str, split: str, seed: int, index: int) -> list[int]:
+    """The numbers of the people who may appear in scene `index`: those of its block."""
+    if world.identities <= CAST:
+        return list(range(world.identities))
+    rng = np.random.default_rng([0xCA57, zlib.crc32(name.encode()), SPLITS.index(split), seed, index // BLOCK[split]])
+    return rng.choice(world.identities, CAST, replace=False).tolist()
+
+
+@dataclass
+class Actor:
+    """Somebody in a scene while it is put together: poses (T, 55, 3) without heading, translations (T, 3)."""
+
+    name: str
+    person: Person
+    family: str
+    poses: np.ndarray
+    moves: np.ndarray
+    heading: float = 0.0  # radians from +z towards +x
+    known: dict[int, Capsules] = field(default_factory=dict)  # limbs of a frame before its move, once they were asked for
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Joints and capsules of this body shape."""
+        return Skeleton.of(tuple(float(b) for b in self.person.betas))
+
+    def turn(self) -> None:
+        """Turns poses and moves by the heading, once."""
+        self.known.clear()
+        self.poses = np.stack([turned(pose, np.rad2deg(self.heading)) for pose in self.poses])
+        c, s = np.cos(self.heading), np.sin(self.heading)
+        self.moves = self.moves @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+
+    def capsules(self, frame: int = 0) -> Capsules:
+        """The limbs in the world."""
+        if frame not in self.known:
+            self.known[frame] = self.skeleton.capsules(self.poses[frame])
+        return self.known[frame].moved(self.moves[frame])
+
+    def at(self, frame: int) -> Person:
+        """The person at one moment, with a face that moves a little."""
+        return dataclasses.replace(self.person, pose=self.poses[frame], translation=self.moves[frame].astype(np.float32))
+
+
+ACTIONS = {"neutral": 3, "smile": 3, "open": 2, "blink": 1, "random": 3}
+
+
+def sample_expression(rng: np.random.Generator, count: int, names: list[str]) -> np.ndarray:
+    """Facial actions (count,) in [0, 1]: a smile, an open mouth, closed eyes or a few random ones."""
+    values, kind = np.zeros(count, np.float32), draw(rng, ACTIONS)
+    at = {name: i for i, name in enumerate(names)}
+    pairs = {"smile": ("mouthSmile", "cheekSquint"), "blink": ("eyeBlink",)}.get(kind, ())
+    for stem in pairs:
+        for side in ("Left", "Right"):
+            values[at.get(stem + side, 0)] = rng.uniform(0.4, 1.0) if at else 0
+    if kind == "open" and at:
+        values[at["jawOpen"]] = rng.uniform(0.2, 0.9)
+    if kind == "random":
+        values[rng.integers(0, count, 5)] = rng.uniform(0, 0.6, 5)
+    return values
+
+
+def action_names() -> list[str]:
+    """Names of the facial actions; empty for a body without them."""
+    pack = load_body().pack
+    return [str(name) for name in pack["expression_action_names"]] if pack else []
+
+
+def sample_actor(rng: np.random.Generator, world: World, split: str, number: int, motion: str, frames: int) -> Actor:
+    """Person `number` of a split in a pose or a motion, at the origin, not yet turned."""
+    name, person = identity(split, number)
+    person = dataclasses.replace(person, expression=sample_expression(rng, len(person.expression), action_names()))
+    actor = Actor(name, person, motion, np.zeros((1, 55, 3)), np.zeros((1, 3)), float(rng.uniform(-np.pi, np.pi)))
+    if motion == "still":
+        actor.family = sample_family(rng) if not world.families else str(rng.choice(world.families))
+        actor.poses = np.repeat(sample_pose(rng, actor.family, actor.skeleton)[None], frames, 0)
+        actor.moves = np.zeros((frames, 3))
+    else:
+        actor.poses, actor.moves = sample_sequence(rng, motion, frames, actor.skeleton)
+    return actor
+
+
+def _arm_pose(rng: np.random.Generator, left: str, right: str, hands: str = "relaxed") -> np.ndarray:
+    """Somebody who stands, with given arms."""
+    euler = pose_to_euler(sample_pose(rng, "standing"))
+    for side, arm in (("left", left), ("right", right)):
+        set_arm(euler, arm, side)
+        set_hand(euler, hands, side)
+    return euler_to_pose(clip(euler))
+
+
+# arms of both (left, right), heading of the second to the first in degrees, from where the second comes (azimuth in
+# degrees, the first faces 0), and how far it is to the side of that line (metres)
+CONTACTS = {
+    "shaking hands": (("relaxed", "shake"), ("relaxed", "shake"), 180, 0, -0.28),
+    "high five": (("relaxed", "forward_up"), ("relaxed", "forward_up"), 180, 0, -0.3),
+    "arm over shoulder": (("around", "relaxed"), ("on_hip", "relaxed"), 0, 90, -0.15),
+    "back to back": (("across", "across"), ("across", "across"), 180, 180, 0.0),
+    "shoulder to shoulder": (("relaxed", "phone"), ("chin", "relaxed"), 0, 90, 0.0),
+    "holding hands": (("slightly_out", "relaxed"), ("wave", "slightly_out"), 0, 90, 0.0),
+    "hand on shoulder": (("relaxed", "forward"), ("relaxed", "hold"), 20, 0, 0.2),
+    "dancing": (("forward", "hold"), ("hold", "forward"), 180, 0, 0.0),
+}
+
+
+def put_in_contact(rng: np.random.Generator, first: Actor, second: Actor) -> None:
+    """Poses two actors as a pair and moves the second up to the first until they touch, a centimetre deep."""
+    name = str(rng.choice(list(CONTACTS)))
+    arms, other_arms, turn, side, aside = CONTACTS[name]
+    frames = len(first.poses)
+    first.family = second.family = name
+    first.poses = np.repeat(_arm_pose(rng, *arms)[None], frames, 0)
+    second.poses = np.repeat(_arm_pose(rng, *other_arms)[None], frames, 0)
+    first.moves, second.moves = np.zeros((frames, 3)), np.zeros((frames, 3))
+    second.heading = first.heading + np.deg2rad(turn)
+    for actor in (first, second):
+        actor.turn()
+        actor.moves += (0, standing_height(actor), 0)
+    towards = views.unit(first.heading + np.deg2rad(side), 0.0)
+    across = views.unit(first.heading + np.deg2rad(side + 90), 0.0)
+    second.moves = second.moves + approach(first.capsules(), second.capsules().moved(aside * across), towards) + aside * across
+
+
+def standing_height(actor: Actor) -> float:
+    """How far the lowest capsule must rise to stand on the floor, metres."""
+    capsules = actor.capsules()
+    return -float((np.minimum(capsules.start[:, 1], capsules.end[:, 1]) - capsules.radius).min())
+
+
+def approach(first: Capsules, second: Capsules, direction: np.ndarray, deep: float = 0.01) -> np.ndarray:
+    """The offset (3,) along `direction` at which the second, coming from afar, first touches the first."""
+    for distance in np.arange(2.2, 0.1, -0.01):
+        if first.overlap(second.moved(distance * direction)).max() > deep:
+            return distance * direction
+    return 0.1 * direction
+
+
+def place_beside(rng: np.random.Generator, actor: Actor, others: list[Actor], spread: float) -> bool:
+    """Moves an actor to a free spot around the others; False if there is none in 20 tries."""
+    centre = np.mean([other.moves[0] for other in others], axis=0) * (1, 0, 1)
+    check = range(0, len(actor.poses), max(1, len(actor.poses) // 4))
+    own = {frame: actor.capsules(frame) for frame in check}
+    theirs = {frame: [other.capsules(frame) for other in others] for frame in check}
+    for _ in range(20):
+        offset = centre + rng.uniform(0.45, spread) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
+        if all(own[f].moved(offset).overlap(c).max() < -0.04 for f in check for c in theirs[f]):
+            actor.moves = actor.moves + offset
+            return True
+    return False
+
+
+def sample_actors(rng: np.random.Generator, world: World, split: str, numbers: list[int], motion: str, frames: int) -> list[Actor]:
+    """The people of a scene, turned and placed so that nobody runs into anybody; the first stands at the origin."""
+    count = draw(rng, world.people)
+    pair = count > 0 and motion == "still" and rng.random() < world.contact / (1 - world.people.get(0, 0))
+    chosen = rng.choice(numbers, max(count, 2) if pair else count, replace=False)
+    actors = [sample_actor(rng, world, split, int(number), motion, frames) for number in chosen]
+    if pair:
+        put_in_contact(rng, *actors[:2])
+    placed = actors[:2] if pair else []
+    for actor in actors[len(placed) :]:
+        actor.turn()
+        actor.moves = actor.moves + (0, standing_height(actor), 0)
+        if not placed or place_beside(rng, actor, placed, 1.1 + 0.35 * len(actors)):
+            placed.append(actor)
+    return placed
+
+
+def put_on_floor(actors: list[Actor], rng: np.random.Generator) -> list[PosedPeople]:
+    """Gives every actor the height at which the lowest point touches y = 0 (or flies); returns each frame's posed people."""
+    lift = [rng.uniform(*FAMILIES[a.family].flight) if a.family in FAMILIES else 0.0 for a in actors]
+    frames = []
+    for frame in range(len(actors[0].poses)):
+        posed = pose_people([actor.at(frame) for actor in actors])
+        low = posed.vertices[:, surface()][..., 1].amin(1)  # (P,)
+        rise = torch.tensor(lift) + sole_height(actors) - low
+        for actor, up in zip(actors, rise, strict=True):
+            actor.moves[frame, 1] += float(up)
+        frames.append(raised(posed, rise))
+    return frames
+
+
+def sole_height(actors: list[Actor]) -> torch.Tensor:
+    """Metres between the bare sole and the floor: shoes have soles. (P,)"""
+    return torch.tensor([0.012 if any(g.kind == "shoe" for g in a.person.outfit.garments) else 0.0 for a in actors])
+
+
+def raised(posed: PosedPeople, rise: torch.Tensor) -> PosedPeople:
+    """Posed people, each moved up by rise (P,) metres."""
+    shift = torch.zeros(len(rise), 3)
+    shift[:, 1] = rise
+    transforms = posed.transforms.clone()
+    transforms[..., :3, 3] += shift[:, None]
+    return dataclasses.replace(posed, vertices=posed.vertices + shift[:, None], joints=posed.joints + shift[:, None], transforms=transforms)
+
+
+_CACHE: dict[str, object] = {}
+
+
+def surface() -> torch.Tensor:
+    """Ids of the vertices that the body's own faces use."""
+    if "surface" not in _CACHE:
+        _CACHE["surface"] = torch.unique(body().faces)
+    return _CACHE["surface"]
+
+
+def smoothing() -> csr_matrix:
+    """The matrix (V, V) that averages every vertex with its neighbours a few times: thin structures vanish."""
+    if "smoothing" not in _CACHE:
+        faces, count = all_faces(load_body()), len(body().template)
+        edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+        near = csr_matrix((np.ones(2 * len(edges)), (np.r_[edges[:, 0], edges[:, 1]], np.r_[edges[:, 1], edges[:, 0]])), (count, count))
+        near.data[:] = 1
+        lonely = np.asarray(near.sum(1)).ravel() == 0
+        near = near + diags(lonely.astype(float))
+        mean = diags(1 / np.asarray(near.sum(1)).ravel()) @ near
+        once = 0.5 * mean + 0.5 * diags(np.ones(count))
+        _CACHE["smoothing"] = (once @ once @ once @ once).tocsr()
+    return _CACHE["smoothing"]
+
+
+def smoothed(posed: PosedPeople) -> PosedPeople:
+    """Posed people as a body scanner would have them."""
+    vertices = [torch.from_numpy(smoothing() @ v.numpy()).float() for v in posed.vertices]
+    return dataclasses.replace(posed, vertices=torch.stack(vertices))
+
+
+# ---------------------------------------------------------------- things, place, light
+
+
+def seat(rng: np.random.Generator, joints: np.ndarray, heading: float) -> ObjectMesh:
+    """Something under a person who sits: its top where the thighs and the buttocks end."""
+    hips = joints[[INDEX["left_hip"], INDEX["right_hip"]]].mean(0)
+    height = float(np.clip(hips[1] - 0.1, 0.12, 1.2))
+    centre = hips + 0.03 * views.unit(heading, 0)
+    return stool(rng, height).placed(heading, (float(centre[0]), 0.0, float(centre[2])))
+
+
+def cylinder_hides(mesh_at: np.ndarray, radius: float, height: float, eye: np.ndarray, points: np.ndarray) -> float:
+    """Share of points (N, 3) whose line to the eye passes the cylinder (centre (3,), radius, height) of an object."""
+    line = eye + np.linspace(0.05, 0.97, 24)[:, None, None] * (points - eye)  # (24, N, 3)
+    inside = (np.linalg.norm((line - mesh_at)[..., [0, 2]], axis=-1) < 0.85 * radius) & (line[..., 1] < height)
+    return float(inside.any(0).mean()) if len(points) else 0.0
+
+
+def place_object(rng: np.random.Generator, mesh: ObjectMesh, eye: np.ndarray, focus: np.ndarray, people: list[Capsules], taken: list[tuple]) -> ObjectMesh | None:  # fmt: skip
+    """The object at a free spot near the people, which it may hide by half but not wholly; None if there is no spot."""
+    radius, height = mesh.radius(), mesh.height()
+    centre = focus.mean(0)
+    for _ in range(12):
+        position = centre + rng.uniform(0.4 + radius, 2.4 + radius) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
+        if rng.random() < 0.3:  # between the camera and the people
+            position = centre + rng.uniform(0.3, 0.7) * (eye - centre) + rng.normal(0, 0.4, 3)
+        position[1] = 0.0
+        gaps = [_gap_on_floor(position, c, height) for c in people]
+        free = min(gaps, default=9.0) > radius + 0.02 and all(np.hypot(*(position - p)[[0, 2]]) > radius + r + 0.03 for p, r in taken)
+        if free and np.hypot(*(position - eye)[[0, 2]]) > radius + 0.35 and cylinder_hides(position, radius, height, eye, focus) < 0.45:
+            taken.append((position, radius))
+            return mesh.placed(float(rng.uniform(-np.pi, np.pi)), tuple(float(v) for v in position))
+    return None
+
+
+def _gap_on_floor(position: np.ndarray, capsules: Capsules, height: float) -> float:
+    """Metres, seen from above, between a point and the nearest limb that is lower than the object is high."""
+    low = np.minimum(capsules.start[:, 1], capsules.end[:, 1]) - capsules.radius < height
+    ends = (capsules.start[low] - position)[:, [0, 2]], (capsules.end[low] - position)[:, [0, 2]]
+    if not low.any():
+        return 9.0
+    start, along = ends[0], ends[1] - ends[0]
+    t = np.clip(-(start * along).sum(1) / np.maximum((along**2).sum(1), 1e-9), 0, 1)
+    return float((np.linalg.norm(start + t[:, None] * along, axis=1) - capsules.radius[low]).min())
+
+
+def turned_lights(lights: Lights, azimuth: float) -> Lights:
+    """Lights drawn for a camera at +z, turned to a camera at an azimuth: most pictures are lit from their own side."""
+    turn = lambda v: (float(np.cos(azimuth) * v[0] + np.sin(azimuth) * v[2]), v[1], float(np.cos(azimuth) * v[2] - np.sin(azimuth) * v[0]))  # noqa: E731
+    points = tuple(dataclasses.replace(point, position=turn(point.position)) for point in lights.points)
+    return dataclasses.replace(lights, sun_direction=turn(lights.sun_direction), points=points)
+
+
+# ---------------------------------------------------------------- cameras
+
+
+def sample_camera(rng: np.random.Generator, world: World, actors: list[Actor], posed: PosedPeople, size: tuple[int, int], indoors: bool) -> tuple[Camera, str]:  # fmt: skip
+    """A camera that sees somebody: a framing of one person or of all, with at most half of their joints behind others."""
+    if rng.random() < world.egocentric:
+        wearer = actors[rng.integers(len(actors))]
+        joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
+        return views.egocentric(rng, joints, rotations, size), "egocentric"
+    framing = draw(rng, world.framings)
+    chosen = list(range(len(actors))) if framing == "full" and rng.random() < 0.6 else [int(rng.integers(len(actors)))]
+    points = posed.vertices[chosen][:, views.framed_vertices(framing)].flatten(0, 1).numpy()
+    best, least = None, np.inf
+    for _ in range(8):
+        main = actors[chosen[0]]
+        camera = views.sample_view(rng, points, facing(main, framing), framing, size, 1.7 if indoors else 3.0)
+        eye = camera.center[0].numpy()
+        others = [a.capsules() for i, a in enumerate(actors) if i not in chosen]
+        cost = views.hidden_share(eye, points[::8], others) + 2.0 * (views.clearance(eye, [a.capsules() for a in actors]) < 0.25)
+        if cost < least:
+            best, least = camera, cost
+        if least < 0.4:
+            break
+    return best, framing
+
+
+def facing(actor: Actor, framing: str) -> float:
+    """Where somebody faces, radians from +z towards +x: the head for a face, else the pelvis."""
+    _, rotations = actor.skeleton.forward(actor.poses[0])
+    forward = rotations[INDEX["head" if framing == "face" else "spine1"]][:, 2]
+    return float(np.arctan2(forward[0], forward[2]))
+
+
+def sample_scene(world_name: str, split: str, seed: int, index: int, size: tuple[int, int], view_count: int = 1, frames: int = 1, motion: str = "still") -> tuple[Scene, list[PosedPeople]]:  # fmt: skip
+    """Everything about scene `index`, and its posed people for each frame (an empty list without people)."""
+    world, rng = world_named(world_name, split), scene_rng(world_name, split, seed, index)
+    place = draw(rng, world.places)
+    actors = sample_actors(rng, world, split, cast(world, world_name, split, seed, index), motion, frames)
+    posed = put_on_floor(actors, rng) if actors else []
+    if not actors:
+        return empty_scene(rng, world, place, size), []
+    cloud = np.concatenate([p.vertices[:, views.framed_vertices("full")].flatten(0, 1).numpy() for p in posed])
+    if view_count > 1:
+        cameras, framing = views.ring(rng, cloud, view_count, size), "ring"
+    elif frames > 1:
+        cameras, framing = [views.sample_view(rng, cloud, actors[0].heading, "full", size, 1.7)], "full"
+    else:
+        camera, framing = sample_camera(rng, world, actors, posed[0], size, place in ("room", "plain"))
+        cameras = [camera]
+    eyes = np.stack([camera.center[0].numpy() for camera in cameras])
+    objects = [seat(rng, p.joints[i].numpy(), a.heading) for p in posed[:1] for i, a in enumerate(actors) if a.family == "sitting"]
+    objects += scatter(rng, world, place, eyes, actors, framing)
+    lights, background = surroundings(rng, place, eyes, cloud, objects)
+    people = [[actor.at(frame) for actor in actors] for frame in range(frames)]
+    names = [actor.name for actor in actors]
+    scene = Scene(people, names, [a.family for a in actors], cameras, background, lights, objects, f"{place}/{lights.kind}/{framing}", world.smooth)
+    return scene, [smoothed(p) for p in posed] if world.smooth else posed
+
+
+def scatter(rng: np.random.Generator, world: World, place: str, eyes: np.ndarray, actors: list[Actor], framing: str) -> list[ObjectMesh]:
+    """Objects around the people; with several cameras or a close one only low ones that hide nobody."""
+    people = [actor.capsules(frame) for actor in actors for frame in range(0, len(actor.poses), 4)]
+    focus = np.concatenate([(c.start + c.end) / 2 for c in people])
+    taken: list[tuple] = []
+    count = int(rng.integers(world.objects[0], world.objects[1] + 1))
+    meshes = [sample_object(rng, place == "outdoors", low=len(eyes) > 1 or framing == "face") for _ in range(count)]
+    placed = [place_object(rng, mesh, eyes[0], focus, people, taken) for mesh in meshes]
+    return [mesh for mesh in placed if mesh is not None]
+
+
+def surroundings(rng: np.random.Generator, place: str, eyes: np.ndarray, cloud: np.ndarray, objects: list[ObjectMesh]) -> tuple[Lights, Background]:
+    """Light from the cameras' side, and a place that everything fits into."""
+    middle = cloud.mean(0)
+    lights = sample_lights(rng, draw(rng, LIGHTS[place]))
+    away = (eyes - middle).mean(0)
+    lights = turned_lights(lights, float(np.arctan2(away[0], away[2])))
+    reach = [eyes, cloud] + [mesh.vertices.numpy() for mesh in objects]
+    everything = np.concatenate(reach)
+    corners = np.concatenate([everything[:, [0, 2]].min(0)[None], everything[:, [0, 2]].max(0)[None], everything[::17, [0, 2]]])
+    return lights, sample_background(rng, place, corners, lights.sun_direction, tall=float(everything[:, 1].max()))
+
+
+def empty_scene(rng: np.random.Generator, world: World, place: str, size: tuple[int, int]) -> Scene:
+    """A place with things in it and nobody."""
+    taken: list[tuple] = []
+    eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0]) + rng.uniform(2.0, 5.0) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
+    nobody, focus = [], np.zeros((1, 3))
+    meshes = [sample_object(rng, place == "outdoors") for _ in range(rng.integers(world.objects[0], world.objects[1] + 1))]
+    placed = [place_object(rng, mesh, eye, focus, nobody, taken) for mesh in meshes]
+    objects = [mesh for mesh in placed if mesh is not None]
+    target = np.array([0.0, rng.uniform(0.2, 1.4), 0.0]) + rng.normal(0, 0.3, 3)
+    camera = views.camera_at(eye, target, max(size) * rng.uniform(0.8, 1.7), size, views.sample_roll(rng))
+    cloud = np.stack([focus[0], focus[0] + (0, 1.7, 0)])
+    lights, background = surroundings(rng, place, eye[None], cloud, objects)
+    return Scene([[]], [], [], [camera], background, lights, objects, f"{place}/{lights.kind}/empty", world.smooth)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def render_samples(world: str, split: str, seed: int, index: int, size: tuple[int, int], view_count: int = 1, frames: int = 1, motion: str = "still", formats: tuple[str, ...] = (), supersample: int = 2) -> Iterator[Sample]:  # fmt: skip
+    """The pictures of scene `index`: every camera at every frame, frame by frame."""
+    scene, posed = sample_scene(world, split, seed, index, size, view_count, frames, motion)
+    for frame in range(frames):
+        for view, camera in enumerate(scene.cameras):
+            moment = posed[frame] if posed else None
+            picture = render_scene(scene.people[frame], camera, size, scene.lights, scene.background, scene.objects, supersample, posed=moment)
+            number = (index * frames + frame) * len(scene.cameras) + view
+            sample = label(scene, picture, camera, moment, frame, formats or tuple(FORMATS))
+            yield dataclasses.replace(sample, key=f"{number:08d}", source=f"{world}/{split}", scene=index, view=view, frame=frame)
+
+
+def label(scene: Scene, picture: dict, camera: Camera, posed: PosedPeople | None, frame: int, formats: tuple[str, ...]) -> Sample:
+    """What the renderer returned and what the scene knows, as a Sample without a key."""
+    somebody = picture["instances"] > 0
+    people = [] if posed is None else label_people(scene, picture, camera, posed, frame, formats)
+    return Sample(
+        place=scene.place,
+        image=np.ascontiguousarray(picture["image"].transpose(2, 0, 1)).clip(0, 1).astype(np.float32),
+        alpha=picture["alpha"].clip(0, 1).astype(np.float32),
+        depth=np.where(somebody, picture["depth"], np.inf).astype(np.float32),
+        normals=np.ascontiguousarray(picture["normals"].transpose(2, 0, 1) * somebody).astype(np.float32),
+        parts=picture["parts"].astype(np.uint8),
+        instances=picture["instances"].astype(np.uint8),
+        K=camera.K[0].numpy().copy(), R=camera.R[0].numpy().copy(), t=camera.t[0].numpy().copy(), people=people,
+    )  # fmt: skip
+
+
+def label_people(scene: Scene, picture: dict, camera: Camera, posed: PosedPeople, frame: int, formats: tuple[str, ...]) -> list[PersonLabel]:
+    """The labels of everyone in a picture."""
+    points = {name: label_keypoints(picture, camera, posed, name) for name in formats}
+    labels = []
+    for number, person in enumerate(scene.people[frame]):
+        mine, skin = picture["instances"] == number + 1, posed.vertices[number, surface()[::20]].numpy()
+        labels.append(PersonLabel(
+            identity=scene.identities[number], pose_family=scene.families[number],
+            box=views.seen_box(mine), full_box=views.full_box(camera, skin), seen_share=seen_share(mine, camera, skin),
+            keypoints={name: one[number] for name, one in points.items()},
+            pose=person.pose.astype(np.float32), shape=person.betas.astype(np.float32),
+            expression=person.expression.astype(np.float32), translation=person.translation.astype(np.float32),
+        ))  # fmt: skip
+    return labels
+
+
+def seen_share(mine: np.ndarray, camera: Camera, skin: np.ndarray) -> float:
+    """Share of the body's points inside the picture that fall on the person's own pixels."""
+    spots = np.floor(views.pixels(camera, skin)).astype(int)
+    height, width = mine.shape
+    inside = (spots >= 0).all(1) & (spots[:, 0] < width) & (spots[:, 1] < height)
+    return round(float(mine[spots[inside, 1], spots[inside, 0]].mean()), 4) if inside.any() else 0.0
+
+
+def label_keypoints(picture: dict, camera: Camera, posed: PosedPeople, name: str) -> list[Keypoints]:
+    """One format's keypoints of everyone: 2 seen, 1 hidden, 0 outside the picture or not on this body (then NaN)."""
+    points, known = keypoints(posed.vertices, name), available(name)  # (P, K, 3), (K,)
+    seen = visibility(points, camera, picture["depth"], tolerance(name), picture["instances"]).numpy()
+    ahead = camera.to_camera(points.flatten(0, 1)[None])[0, :, 2].view(seen.shape).numpy() > 0.02
+    spots = camera.project(points.flatten(0, 1)[None])[0].view(*seen.shape, 2).numpy()
+    height, width = picture["depth"].shape
+    inside = ((spots >= 0) & (spots < (width, height))).all(-1) & ahead & known
+    spots, world = np.where((known & ahead)[..., None], spots, np.nan), np.where(known[:, None], points.numpy(), np.nan)
+    return [
+        Keypoints(spots[n].astype(np.float32), world[n].astype(np.float32), np.where(inside[n], 1 + seen[n], 0).astype(np.uint8))
+        for n in range(len(spots))
+    ]
