@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,11 +131,9 @@ class Verdict:
 
     def __str__(self) -> str:
         mark = {"passed": "✓", "failed": "✗"}.get(self.status, "○")
-        lines = [
-            f"{mark} Exercise {self.exercise} {self.name}: {self.status}" + (": " if self.status == "failed" else "")
-        ]
-        lines[0] += self.message if self.status == "failed" else f". {self.message}" if self.message else ""
-        return "\n".join(lines + ([f"It printed:\n{self.printed.rstrip()}"] if self.printed else []))
+        said = f": {self.message}" if self.message else ""
+        printed = f"\nIt printed:\n{self.printed.rstrip()}" if self.printed else ""
+        return f"{mark} Exercise {self.exercise} {self.name}: {self.status}{said}{printed}"
 
     def _repr_html_(self) -> str:
         colour = {"passed": "#2e7d32", "failed": "#c62828"}.get(self.status, "#9e9e9e")
@@ -153,7 +152,8 @@ class Verdict:
         """Show the verdict: as a coloured box in a notebook, as text elsewhere."""
         self.shown = True
         if not guard.in_notebook():
-            print(self)
+            encoding = sys.stdout.encoding or "utf-8"  # a Windows console may know no tick
+            print(str(self).encode(encoding, "replace").decode(encoding))
             return
         from IPython.display import display
 
@@ -174,7 +174,7 @@ def check(function: Callable) -> Verdict:
         raise TypeError(f"check() takes a function marked with @exercise, not {function!r}")
     own = inspect.unwrap(function)
     if mentions_todo(own.__code__):
-        words = "Write your lines where `raise TODO` stands, run that cell, then this one."
+        words = "`raise TODO` still stands in it: put your lines in its place, run that cell, then this one."
         verdict = Verdict(identifier, own.__name__, "not attempted", words)
     else:
         verdict = Verdict(identifier, own.__name__, **guard.run_check(identifier, own))

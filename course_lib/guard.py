@@ -81,12 +81,12 @@ def _too_large(name: str, limit: int) -> dict:
 
 def _died(name: str, code: int) -> dict:
     """What the end of a process without a report means; `code` is negative for a signal, as in subprocess."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return _failed(
-                f"{name} crashed Python itself ({signal.Signals(-code).name}); your notebook is unharmed. Endless "
-                "recursion under a raised recursion limit and reading outside of an array's memory do that."
-            )
+    if code < 0 or code > 255:  # Windows has large positive numbers for its own kinds of crash
+        what = signal.Signals(-code).name if -code in list(signal.Signals) else f"code {code:#x}"
+        return _failed(
+            f"{name} crashed Python itself ({what}); your notebook is unharmed. Endless recursion under a raised "
+            "recursion limit and reading outside of an array's memory do that."
+        )
     return _failed(
         f"{name} ended the Python process (exit code {code}). Leave os._exit and the like out of it: end with return."
     )
@@ -110,6 +110,7 @@ class Guard:
         self.errors = tempfile.TemporaryFile()
         path = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
         quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+        quiet["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"  # macOS: we do fork, before anything of Apple's is in use
         self.process = subprocess.Popen(
             [sys.executable, "-m", "course_lib.guard", *([] if fork else ["--no-fork"])],
             stdin=subprocess.PIPE,
@@ -233,6 +234,7 @@ def run_check(exercise: str, function: Callable) -> dict:
         "seconds": SECONDS,
         "memory": MEMORY,
         "path": sys.path,
+        "folder": os.getcwd(),
         "source": (filename, [] if os.path.exists(filename) else linecache.getlines(filename)),
     }
     try:
@@ -368,6 +370,7 @@ def _run(request: dict) -> dict:
     from course_lib import checks
 
     sys.path[:] = request["path"]
+    os.chdir(request["folder"])
     filename, lines = request["source"]
     if lines:  # a notebook cell is in no file: tracebacks quote its lines from here
         linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)

@@ -30,7 +30,7 @@ def turned(points: Tensor, azimuth: float = 0.0, elevation: float = 0.0) -> Tens
     """Points (..., 3) as a viewer sees them: x right, y up, z towards the viewer. Degrees: to the side, then up."""
     (ca, ce), (sa, se) = np.cos(np.radians([azimuth, elevation])), np.sin(np.radians([azimuth, elevation]))
     rotation = torch.tensor([[ca, 0, sa], [-se * -sa, ce, -se * ca], [-ce * sa, se, ce * ca]])
-    return points.detach().cpu().double() @ rotation.T
+    return points.detach().cpu().float() @ rotation.float().T
 
 
 def draw_mesh(
@@ -50,14 +50,14 @@ def draw_mesh(
     seen, faces = turned(vertices, azimuth, elevation), faces.cpu()
     corners = seen[faces]  # (F, 3 corners, 3)
     normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    light = smooth_normals(normals, faces, len(seen)) @ torch.tensor(LIGHT).double()
+    light = smooth_normals(normals, faces, len(seen)) @ torch.tensor(LIGHT)
     rgb = torch.as_tensor(color).expand(len(seen), 3) * (0.4 + 0.65 * light.clamp(0, 1))[:, None]
     left, right, bottom, top = window(vertices[faces.unique()], azimuth, elevation, focus)
     x, y, z = corners.unbind(-1)
     near = (x.amax(1) > left) & (x.amin(1) < right) & (y.amax(1) > bottom) & (y.amin(1) < top)
     visible = (near & (normals[:, 2] > 0)).nonzero()[:, 0]
     order = visible[z[visible].mean(1).argsort()]
-    mesh = TriMesh(Triangulation(*seen[:, :2].T.numpy(), faces[order].numpy()))
+    mesh = TriMesh(Triangulation(*seen[:, :2].T.double().numpy(), faces[order].numpy()))
     mesh.set_facecolor(rgb.clamp(0, 1).numpy())
     ax.add_collection(mesh)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")

@@ -76,7 +76,8 @@ EAR_CENTER = (-117.0, 17.5)
 
 # hairline and beard, left view (z, y), mm: see `hairline_distance` and `beard_distance`
 HAIRLINE = [(60, 96), (-14, 93), (-24, 88), (-40, 82), (-58, 70), (-70, 60), (-84, 51), (-92, 40), (-98, 22),
-            (-106, 14), (-112, 40), (-134, 30), (-133, 2), (-139, -18), (-152, -32), (-175, -38), (-260, -40)]  # fmt: skip
+            (-106, 14), (-112, 40), (-134, 30), (-133, 2), (-139, -18), (-152, -32),
+            (-175, -38), (-260, -40)]  # fmt: skip
 BEARD = [(-104, 16), (-94, 14), (-86, -8), (-70, -20), (-52, -26), (-38, -24), (-26, -19), (-20, -13), (10, -12),
          (10, -90), (-40, -90), (-66, -78), (-88, -52), (-100, -24), (-103, 0)]  # fmt: skip
 
@@ -112,7 +113,8 @@ class Surface:
         axes, depth = VIEWS[view]
         corners = self.vertices[self.faces[faces]]  # (F, 3, 3)
         flat = corners @ axes.T - np.array([u, v])  # (F, 3, 2)
-        area = np.cross(np.roll(flat, -1, 1), np.roll(flat, -2, 1))  # (F, 3) twice the area opposite each corner
+        a, b = np.roll(flat, -1, 1), np.roll(flat, -2, 1)  # each corner's two partners
+        area = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]  # (F, 3) twice the area opposite each corner
         total = area.sum(1)
         hit = np.nonzero((area >= -1e-12).all(1) & (total > 1e-12))[0]  # turned toward the viewer and under the spot
         if len(hit) == 0:

@@ -35,8 +35,8 @@
 # | | ACAE: absolute poses; DAViD: z-depth, camera-space normals; all of them: PA-MPJPE |
 #
 # **Letters.** B batch · T time · N tokens (here: points) · D width · H W image · J joints · V vertices · F faces · K
-# keypoints/blend shapes · S views. A bold capital **K** is also what everyone calls the matrix of a camera's lens: in
-# this chapter $K$ is always that.
+# keypoints/blend shapes · S views. (Everyone calls the matrix of a camera's lens $K$ as well: in this chapter $K$ is
+# always that.)
 
 # %%
 # %matplotlib inline
@@ -509,6 +509,8 @@ check(pixels_to_camera)
 # %% tags=["export"]
 def focal_from_fov(fov: Tensor | float, size: int) -> Tensor | float:
     """Field of view in radians over `size` pixels -> focal length in pixels, equation (01.8)."""
+    if not torch.as_tensor((fov > 0) & (fov < math.pi)).all():
+        raise ValueError(f"a field of view is between 0 and π radians, not {fov}")
     tangent = torch.tan(fov / 2) if isinstance(fov, Tensor) else math.tan(fov / 2)
     return size / 2 / tangent
 
@@ -550,8 +552,9 @@ assert abs(focal_from_fov(fov_from_focal(1145, 1000), 1000) - 1145) < 1e-9
 # picture is seen from the side, and a network that assumes otherwise gets her orientation wrong (ACAE and HumanRAM both
 # care; PnP in §9 is the repair). And the formula has no ½ in it. That is what centres at integer + 0.5 are for: the
 # picture's *edges* are at 0 and $W$, and edges scale to edges. With OpenCV's centres at whole numbers it would read
-# $u' = s_x(u + \tfrac12 - \text{left}) - \tfrac12$, and forgetting the halves shifts everything by half a pixel of the
-# larger picture: invisible to the eye, deadly for a heatmap at a quarter of the resolution (chapter 07).
+# $u' = s_x(u + \tfrac12 - \text{left}) - \tfrac12$, and forgetting the halves shifts everything by $(1 - s_x)/2$ of the
+# new pixels: for a heatmap at a quarter of the resolution (chapter 07) that is one and a half pixels of the picture, in
+# every prediction.
 #
 # ### Exercise 01.5 — the camera of a crop  ●●○ (10 min)
 #
@@ -576,6 +579,8 @@ def crop_and_resize(K: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
     """
     require("K", K, 3, 3)
     require("box", box, 4)
+    if not (box[..., 2:] > 0).all():
+        raise ValueError("box is left, top, width, height: width and height must be positive")
     raise TODO
 
 
@@ -652,15 +657,20 @@ class Camera:
         require("K", self.K, None, 3, 3)
         require("R", self.R, None, 3, 3)
         require("t", self.t, None, 3)
-        if not len(self.K) == len(self.R) == len(self.t):
-            raise ValueError(f"K, R and t must be as many, not {len(self.K)}, {len(self.R)} and {len(self.t)}")
+        shapes = [tuple(part.shape) for part in (self.K, self.R, self.t)]
+        if shapes != [(len(self.K), 3, 3), (len(self.K), 3, 3), (len(self.K), 3)]:
+            raise ValueError(f"K, R, t must be (B, 3, 3), (B, 3, 3), (B, 3) with one B, not {shapes}")
+        if len({(part.dtype, part.device) for part in (self.K, self.R, self.t)}) > 1:
+            raise ValueError("K, R and t must have one dtype and one device")
 
     def __len__(self) -> int:
         return len(self.K)
 
     def __getitem__(self, index) -> "Camera":
         """Some of the cameras, still batched: `camera[2]` and `camera[2:3]` are both one camera with B = 1."""
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, int):
+            index = range(len(self))[index]  # IndexError past the end, so that a loop over the cameras ends
+            index = slice(index, index + 1)
         return Camera(self.K[index], self.R[index], self.t[index])
 
     def to(self, *args, **kwargs) -> "Camera":
@@ -828,9 +838,9 @@ interactive(dolly_zoom, distance=(1.0, 50.0, 0.5))
 # = -\frac{\delta}{Z}\; x_{\text{weak}}. \tag{01.13}$$
 #
 # No approximation was made: the error *is* the point's offset from the principal point, times its depth relief over its
-# depth. Three consequences. It falls like one over the distance. It is zero on the optical axis and grows toward the
-# edges of the picture. And an arm that reaches 0.5 m toward a camera 5 m away is misplaced by $0.5/4.5 = 11\,\%$ of its
-# offset from the middle.
+# depth. Three consequences. At one size in the picture it falls like one over the distance. It is zero on the optical
+# axis and grows toward the edges of the picture. And an arm that reaches 0.5 m toward a camera 5 m away is misplaced by
+# $0.5/4.5 = 11\,\%$ of its offset from the middle.
 
 # %%
 f, X, Z0, delta = sympy.symbols("f X Z_0 delta", positive=True)
@@ -943,7 +953,8 @@ legend = panels[2].legend()
 # numbers describe the picture to about one per cent of a person's height, which is why such a simple camera is good
 # enough to train with. In a selfie it is not.
 #
-# *Used in*: MPT's 2D loss (13, 14), in-the-wild driving with HumanRAM (16).
+# *Used in*: MPT's 2D loss (13, 14), in-the-wild driving with HumanRAM (16). A cousin: ACAE (11) compares two poses in
+# the plane at their mean depth $\bar z$, as $(x/z,\ y/z)\,\bar z$: true perspective, but in metres.
 #
 # ## 7 Plücker rays
 #
@@ -962,7 +973,7 @@ legend = panels[2].legend()
 # **Why six numbers, when a line in space has four degrees of freedom?** Two are tied down: $|d| = 1$ and
 # $d \cdot m = 0$. The four that one could get away with would need special cases; these six are smooth everywhere. And
 # they are meaningful: $|m|$ is the distance of the ray from the origin, $d \times m$ the ray's point closest to it, and
-# two rays meet exactly where $d_1 \cdot m_2 + d_2 \cdot m_1 = 0$.
+# two lines that are not parallel meet exactly if $d_1 \cdot m_2 + d_2 \cdot m_1 = 0$.
 
 # %%
 o, d = sympy.Matrix(sympy.symbols("o_x o_y o_z")), sympy.Matrix(sympy.symbols("d_x d_y d_z"))
@@ -1015,8 +1026,8 @@ camera = Camera.look_at([[1.5, 1.4, 2.5]], target=[0.0, 1.0, 0.0], focal=300.0, 
 rays = plucker_rays(camera, (256, 256))[0]  # (256, 256, 6)
 figure, panels = plt.subplots(1, 6, figsize=(13, 2.6), layout="constrained")
 for i, panel in enumerate(panels):
-    image = panel.imshow(rays[..., i], cmap="RdBu", vmin=-3, vmax=3) if i > 2 else panel.imshow(
-        rays[..., i], cmap="RdBu", vmin=-1, vmax=1)  # fmt: skip
+    end = 1 if i < 3 else 3
+    panel.imshow(rays[..., i], cmap="RdBu", vmin=-end, vmax=end)
     panel.set(title=f"{'direction' if i < 3 else 'moment'} {'xyz'[i % 3]}", xticks=[], yticks=[])
 
 d, m = rays.split(3, dim=-1)
@@ -1052,7 +1063,8 @@ print("from 2 m:", [round(v, 3) for v in middle[0].tolist()], " from 5 m: the sa
 # too large, too far, slightly tilted, which a single picture cannot tell. How does one measure the pose alone?
 #
 # **The idea.** Move, turn and scale the prediction onto the truth as well as possible, *then* measure. The mean joint
-# distance before is **MPJPE**, after it **PA-MPJPE** (PA: Procrustes-aligned). Find the $s$, $R$, $t$ with the smallest
+# distance before is **MPJPE** (papers put both pelvises at the origin first), after it **PA-MPJPE** (PA:
+# Procrustes-aligned). Find the $s$, $R$, $t$ with the smallest
 # $$E = \sum_i |y_i - (s R\,x_i + t)|^2, \qquad R^\top R = I,\ \det R = +1. \tag{01.17}$$
 #
 # **The translation.** $\partial E/\partial t = 0$ says that the mean residual is zero:
@@ -1103,11 +1115,11 @@ check(nearest_rotation)
 
 
 # %% [markdown]
-# Procrustes is then five lines. One more idea hides in it. The gradient of an SVD holds $1/(\sigma_i^2 - \sigma_j^2)$:
+# Procrustes is then a few lines. One more idea hides in it. The gradient of an SVD holds $1/(\sigma_i^2 - \sigma_j^2)$:
 # NaN as soon as two singular values coincide, though the *rotation* is perfectly smooth there. So we compute $R$
 # without gradient and take one Newton step from it. At the maximum the step is zero and moves nothing; its derivative
 # is the derivative of the answer (the implicit function theorem). With $H = R^\top M$, a further small turn $\omega$
-# changes the trace by $\operatorname{tr}(R^\top M)$'s gradient
+# changes the trace $\operatorname{tr}(R^\top M)$ with gradient
 # $h = (H_{32} - H_{23},\ H_{13} - H_{31},\ H_{21} - H_{12})$ and curvature $-(\operatorname{tr}H\, I - H)$, hence
 # $\omega = (\operatorname{tr}H\, I - H)^{-1} h$.
 
@@ -1139,6 +1151,8 @@ def procrustes(source: Tensor, target: Tensor, with_scale: bool = True) -> tuple
     source_mean, target_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)  # (..., 1, 3)
     x, y = source - source_mean, target - target_mean
     M = y.mT @ x  # (..., 3, 3)
+    if not M.isfinite().all():
+        raise ValueError("procrustes got NaN or infinite points: leave out the ones that are not known")
     R = nearest_rotation_with_gradient(M)
     variance = x.square().sum((-2, -1))
     variance = torch.where(variance > 0, variance, 1)  # coinciding points: 0 / 1, not 0 / 0
@@ -1336,8 +1350,10 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     for fewer than 6 points, for points in a plane, and where no pose sees the points in front of the camera.
     """
     require("points", points, None, 3)
-    require("pixels", pixels, len(points), 2)
+    require("pixels", pixels, points.shape[-2], 2)
     require("K", K, 3, 3)
+    if not points.ndim == pixels.ndim == K.ndim == 2:
+        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
     check_pnp_points(points, pixels)
     X, K64, observed = points.double().cpu(), K.double().cpu(), pixels.double().cpu()
     middle = X.mean(0)
@@ -1345,7 +1361,10 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     rays = pixels_to_camera(observed, torch.ones_like(observed[:, 0]), K64)[:, :2]
     R = pnp_start(X, rays)
     t = pnp_translation(X, rays, R)
-    R, t = refine_pose(X, observed, K64, R, t, steps)
+    try:
+        R, t = refine_pose(X, observed, K64, R, t, steps)
+    except torch.linalg.LinAlgError:  # from there no step leads anywhere
+        t = torch.full_like(t, -torch.inf)
     if not ((X @ R.T + t)[:, 2] > NEAREST_DEPTH).all():
         raise ValueError("no camera pose sees these points in front of it: are points and pixels in the same order?")
     return R.to(points), (t - R @ middle).to(points)

@@ -1,4 +1,4 @@
-"""Chapter 02's body: its equations, an independent implementation, bad files, bad arguments, and the drawing beside it."""
+"""Chapter 02's body: its equations, an independent implementation, bad files, bad arguments, and its drawing."""
 
 import pickle
 
@@ -230,7 +230,7 @@ def test_a_missing_key_is_named(tmp_path, key):
 @pytest.mark.parametrize("key", BODY_SHAPES)
 def test_a_wrong_shape_is_named(tmp_path, key):
     array = tiny_body_arrays()[key]
-    with pytest.raises(BodyFileError, match=f"'{key}' has shape .* expected|'shapedirs' has shape"):
+    with pytest.raises(BodyFileError, match=f"'{key}' has shape .* expected"):
         read_body_file(written(tmp_path, **{key: array[..., None] if key == "shapedirs" else array[..., :-1]}))
 
 

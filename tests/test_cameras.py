@@ -191,6 +191,9 @@ def test_cameras_can_be_indexed_and_cannot_be_changed():
         part = camera[index]
         expected = camera.t[[index]] if isinstance(index, int) else camera.t[index]
         assert torch.equal(part.t, expected)
+    assert len(list(camera)) == 4
+    with pytest.raises(IndexError):
+        camera[4]
     with pytest.raises(AttributeError):
         camera.t = camera.t + 1
 
@@ -333,6 +336,24 @@ def test_pnp_turns_a_weak_perspective_fit_into_a_camera():
     assert cameras.matrix_to_axis_angle(R).norm() < math.radians(6)
 
 
+@pytest.mark.parametrize("seed", [3, 5, 6, 14, 21])
+def test_pnp_on_points_that_belong_to_other_pixels_gives_a_pose_or_says_why_not(seed):
+    points, pixels = random(8, 3, seed=seed), 3 * random(8, 2, seed=seed + 50)
+    try:
+        R, t = cameras.solve_pnp(points, pixels, torch.eye(3, dtype=torch.float64))
+    except ValueError as error:
+        assert "in front of it" in str(error)
+    else:
+        assert R.isfinite().all() and t.isfinite().all()
+
+
+def test_pnp_says_when_no_pose_has_the_points_in_front(monkeypatch):
+    behind = -10 * torch.eye(3, dtype=torch.float64)[2]
+    monkeypatch.setattr(cameras, "refine_pose", lambda X, observed, K, R, t, steps: (R, behind))
+    with pytest.raises(ValueError, match="in front of it"):
+        cameras.solve_pnp(POINTS, PIXELS, K0)
+
+
 def test_a_gauss_newton_step_solves_a_linear_problem():
     A, b = random(8, 3), random(8, seed=1)
     found = cameras.gauss_newton_step(lambda p: A @ p - b, torch.zeros(3, dtype=torch.float64))
@@ -360,7 +381,13 @@ FLAT = POINTS * torch.tensor([1.0, 1.0, 0.0])
         (lambda: cameras.pixels_to_camera(torch.zeros(5, 2), torch.zeros(4), torch.eye(3)), r"depth must .*\(..., 5\)"),
         (lambda: cameras.crop_and_resize(torch.eye(3), torch.zeros(3), (2, 2)), r"box must have shape \(..., 4\)"),
         (lambda: Camera(torch.eye(3), torch.eye(3)[None], torch.zeros(1, 3)), r"K must have shape \(..., any, 3, 3\)"),
-        (lambda: Camera(K0[None], K0.expand(2, 3, 3), torch.zeros(1, 3)), "as many, not 1, 2 and 1"),
+        (lambda: Camera(K0[None], K0.expand(2, 3, 3), torch.zeros(1, 3)), "with one B, not"),
+        (lambda: Camera(K0[None, None], K0[None], torch.zeros(1, 3).double()), "with one B, not"),
+        (lambda: Camera(K0[None], K0[None], torch.zeros(1, 3)), "one dtype"),
+        (lambda: cameras.focal_from_fov(math.pi, 512), "between 0 and π"),
+        (lambda: cameras.focal_from_fov(torch.tensor([1.0, -0.1]), 512), "between 0 and π"),
+        (lambda: cameras.crop_and_resize(torch.eye(3), torch.zeros(4), (2, 2)), "must be positive"),
+        (lambda: cameras.solve_pnp(POINTS[None], PIXELS[None], K0), "takes one view"),
         (lambda: CAMERA.project(POINTS), r"points must have shape \(..., any, any, 3\)"),
         (lambda: Camera.look_at([0.0, 1, 0], [0.0, 1, 0]), "eye != target"),
         (lambda: Camera.look_at([0.0, 5, 0], [0.0, 1, 0]), "not parallel to the view"),
@@ -369,6 +396,7 @@ FLAT = POINTS * torch.tensor([1.0, 1.0, 0.0])
         (lambda: cameras.fit_weak_perspective(torch.zeros(1, 5, 3), torch.zeros(1, 4, 2)), r"pixels must .*5, 2"),
         (lambda: cameras.procrustes(torch.zeros(2, 3), torch.zeros(2, 3)), "at least 3 points"),
         (lambda: cameras.procrustes(torch.zeros(5, 3), torch.zeros(4, 3)), r"target must have shape \(..., 5, 3\)"),
+        (lambda: cameras.procrustes(POINTS * float("nan"), POINTS), "NaN or infinite"),
         (lambda: cameras.solve_pnp(POINTS[:5], PIXELS[:5], K0), "at least 6 points"),
         (lambda: cameras.solve_pnp(POINTS, PIXELS[:9], K0), r"pixels must have shape \(..., 17, 2\)"),
         (lambda: cameras.solve_pnp(FLAT, PIXELS, K0), "lie in a plane"),

@@ -179,7 +179,7 @@ def test_check_of_an_open_exercise(capsys):
         raise TODO
 
     assert check(composite).status == "not attempted"
-    assert "○ Exercise 00.1 composite: not attempted. Write your lines" in capsys.readouterr().out
+    assert "○ Exercise 00.1 composite: not attempted: `raise TODO` still stands" in capsys.readouterr().out
 
 
 def test_check_of_a_right_answer_and_the_progress_file(capsys):
@@ -214,6 +214,17 @@ def test_a_function_without_the_decorator_is_refused():
 def test_a_verdict_in_a_notebook_is_escaped_html():
     shown = Verdict("00.1", "f", "failed", "expected a < b", printed="<script>")._repr_html_()
     assert "a &lt; b" in shown and "&lt;script&gt;" in shown and "<script>" not in shown
+
+
+def test_a_notebook_shows_each_verdict_once(monkeypatch):
+    shown = []
+    monkeypatch.setattr(guard, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    verdict = check(exercise("00.1")(right))
+    verdict._ipython_display_()  # what a notebook does with a cell's last value
+    assert len(shown) == 1 and shown[0]["text/plain"] == str(verdict) and "passed</b>" in shown[0]["text/html"]
+    verdict._ipython_display_()  # in a later cell
+    assert len(shown) == 2
 
 
 # ------------------------------------------------------------------------------------------------- bad learner code
@@ -389,6 +400,18 @@ def test_what_is_printed_is_shortened_and_shown_with_the_verdict():
     assert verdict.status == "passed"
     assert verdict.printed.startswith("number 0\nnumber 1\n") and len(verdict.printed) < 2100
     assert "1,277,780 characters in all" in verdict.printed
+
+
+def test_a_check_runs_in_the_learners_folder_with_fixed_seeds(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    @exercise("00.1")
+    def where(person, alpha, scene):
+        print(os.getcwd(), torch.rand(()).item())
+        return right(person, alpha, scene)
+
+    first, second = check(where), check(where)
+    assert first.printed == second.printed and first.printed.startswith(str(tmp_path))
 
 
 def test_processes_that_a_check_leaves_behind_are_ended(tmp_path):

@@ -106,6 +106,8 @@ def pixels_to_camera(pixels: Tensor, depth: Tensor, K: Tensor) -> Tensor:
 # Chapter 01, section "How wide is the lens?"
 def focal_from_fov(fov: Tensor | float, size: int) -> Tensor | float:
     """Field of view in radians over `size` pixels -> focal length in pixels, equation (01.8)."""
+    if not torch.as_tensor((fov > 0) & (fov < math.pi)).all():
+        raise ValueError(f"a field of view is between 0 and π radians, not {fov}")
     tangent = torch.tan(fov / 2) if isinstance(fov, Tensor) else math.tan(fov / 2)
     return size / 2 / tangent
 
@@ -133,6 +135,8 @@ def crop_and_resize(K: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
     """
     require("K", K, 3, 3)
     require("box", box, 4)
+    if not (box[..., 2:] > 0).all():
+        raise ValueError("box is left, top, width, height: width and height must be positive")
     left, top, width, height = box.unbind(-1)
     zero, one = torch.zeros_like(left), torch.ones_like(left)
     x, y = size[1] / width, size[0] / height
@@ -176,15 +180,20 @@ class Camera:
         require("K", self.K, None, 3, 3)
         require("R", self.R, None, 3, 3)
         require("t", self.t, None, 3)
-        if not len(self.K) == len(self.R) == len(self.t):
-            raise ValueError(f"K, R and t must be as many, not {len(self.K)}, {len(self.R)} and {len(self.t)}")
+        shapes = [tuple(part.shape) for part in (self.K, self.R, self.t)]
+        if shapes != [(len(self.K), 3, 3), (len(self.K), 3, 3), (len(self.K), 3)]:
+            raise ValueError(f"K, R, t must be (B, 3, 3), (B, 3, 3), (B, 3) with one B, not {shapes}")
+        if len({(part.dtype, part.device) for part in (self.K, self.R, self.t)}) > 1:
+            raise ValueError("K, R and t must have one dtype and one device")
 
     def __len__(self) -> int:
         return len(self.K)
 
     def __getitem__(self, index) -> "Camera":
         """Some of the cameras, still batched: `camera[2]` and `camera[2:3]` are both one camera with B = 1."""
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        if isinstance(index, int):
+            index = range(len(self))[index]  # IndexError past the end, so that a loop over the cameras ends
+            index = slice(index, index + 1)
         return Camera(self.K[index], self.R[index], self.t[index])
 
     def to(self, *args, **kwargs) -> "Camera":
@@ -318,6 +327,8 @@ def procrustes(source: Tensor, target: Tensor, with_scale: bool = True) -> tuple
     source_mean, target_mean = source.mean(-2, keepdim=True), target.mean(-2, keepdim=True)  # (..., 1, 3)
     x, y = source - source_mean, target - target_mean
     M = y.mT @ x  # (..., 3, 3)
+    if not M.isfinite().all():
+        raise ValueError("procrustes got NaN or infinite points: leave out the ones that are not known")
     R = nearest_rotation_with_gradient(M)
     variance = x.square().sum((-2, -1))
     variance = torch.where(variance > 0, variance, 1)  # coinciding points: 0 / 1, not 0 / 0
@@ -404,8 +415,10 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     for fewer than 6 points, for points in a plane, and where no pose sees the points in front of the camera.
     """
     require("points", points, None, 3)
-    require("pixels", pixels, len(points), 2)
+    require("pixels", pixels, points.shape[-2], 2)
     require("K", K, 3, 3)
+    if not points.ndim == pixels.ndim == K.ndim == 2:
+        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
     check_pnp_points(points, pixels)
     X, K64, observed = points.double().cpu(), K.double().cpu(), pixels.double().cpu()
     middle = X.mean(0)
@@ -413,10 +426,13 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     rays = pixels_to_camera(observed, torch.ones_like(observed[:, 0]), K64)[:, :2]
     R = pnp_start(X, rays)
     t = pnp_translation(X, rays, R)
-    R, t = refine_pose(X, observed, K64, R, t, steps)
+    try:
+        R, t = refine_pose(X, observed, K64, R, t, steps)
+    except torch.linalg.LinAlgError:  # from there no step leads anywhere
+        t = torch.full_like(t, -torch.inf)
     if not ((X @ R.T + t)[:, 2] > NEAREST_DEPTH).all():
         raise ValueError("no camera pose sees these points in front of it: are points and pixels in the same order?")
     return R.to(points), (t - R @ middle).to(points)
 
 
-# course build sealed the text above: b803ca5169b55423
+# course build sealed the text above: 91f984e7748b9514

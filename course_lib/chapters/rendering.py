@@ -1,61 +1,155 @@
-"""Rendering: made by `course build` from solutions/03_rendering.py. Edit there, never here."""
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from einops import reduce
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from course_lib.chapters.cameras import Camera
 
-NEAR = 0.01  # metres; nothing nearer to the camera than this is drawn
-LARGEST_SIZE = 32_767  # pixels; rows and columns are packed into 16 bits each
+NEAR = 0.01  # metres: nothing nearer to the camera than this is drawn
+LARGEST_SIZE = 32_767  # pixels: rows and columns are packed into 16 bits each
 NOTHING = torch.iinfo(torch.int64).max  # the key of a pixel that no face covers
 
 
-# Chapter 03
-class Fragments(NamedTuple):
-    """What the rasteriser found at each pixel centre.
+def edge_function(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
+    """Twice the area of the triangle a, b, p, each (..., 2); positive where it turns clockwise on the screen (y down).
 
-    face (B, H, W) int64, -1 where there is none; barycentric (B, H, W, 3), perspective-correct, 0 where there is no
-    face; depth (B, H, W) in metres along the camera's z, +inf where there is no face.
+    Pineda 1988, "A parallel algorithm for polygon rasterization".
     """
-
-    face: Tensor
-    barycentric: Tensor
-    depth: Tensor
+    (ax, ay), (bx, by), (px, py) = a.unbind(-1), b.unbind(-1), p.unbind(-1)
+    return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
 
 
-# Chapter 03
+
+def pixel_centres(size: tuple[int, int]) -> Tensor:
+    """size (H, W) -> the (x, y) of every pixel's centre (H, W, 2), float32."""
+    y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+    return torch.stack([x, y], -1)
+
+
+
+def barycentric_coordinates(triangle: Tensor, points: Tensor) -> Tensor:
+    """triangle (3, 2), points (..., 2) -> the weights (..., 3) of its corners, which sum to 1."""
+    a, b, c = triangle
+    areas = torch.stack([edge_function(b, c, points), edge_function(c, a, points), edge_function(a, b, points)], -1)
+    return areas / areas.sum(-1, keepdim=True)
+
+
+
+def perspective_correct(weights: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
+    """Screen weights (..., 3) and the corners' depths (3,) -> the weights in space (..., 3), the depth there (...)."""
+    w = weights / depths  # (..., 3)
+    total = w.sum(-1, keepdim=True)  # 1 / z
+    return w / total, 1 / total.squeeze(-1)
+
+
+
+def keep_nearest(
+    depth_buffer: Tensor, face_buffer: Tensor, inside: Tensor, depth: Tensor, face: int
+) -> tuple[Tensor, Tensor]:
+    """Draw one face: where it is `inside` (H, W) and its `depth` (H, W) is nearer, depth and face id replace the old.
+
+    Returns the new depth_buffer (H, W) and face_buffer (H, W) and leaves the old ones as they are. Catmull 1974.
+    """
+    closer = inside & (depth < depth_buffer)
+    return torch.where(closer, depth, depth_buffer), torch.where(closer, face, face_buffer)
+
+
+
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """counts (N,) -> for each of the sum(counts) pieces: the item it belongs to, its place inside that item (from 0)."""
+    """counts (N,) -> for each of the sum(counts) pieces the item it belongs to, and its place in that item (from 0)."""
     item = torch.repeat_interleave(counts)  # (M,)
     first = counts.cumsum(0) - counts  # (N,)
     return item, torch.arange(len(item), device=counts.device) - first.index_select(0, item)
 
 
-# Chapter 03
+
 def pack(depth: Tensor, face: Tensor) -> Tensor:
-    """Depth (float32, > 0) and face id -> one int64 that sorts by depth first. No rounding: bits in, bits out."""
+    """Depth (float32, > 0) and face id (int64) -> one int64 that sorts by depth first. Bits in, bits out."""
     return (depth.view(torch.int32).long() << 32) | face
 
 
-# Chapter 03
+
+def first_centre(position: Tensor, limit: int) -> Tensor:
+    """The index of the first pixel centre at or after a coordinate (...,), kept within [0, limit], int32."""
+    return (position - 0.5).ceil().clamp(0, limit).to(torch.int32)
+
+
+def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    """row (P,) of each point, corners (3, N) -> rows and corners (3, N) of the top, middle and bottom corner."""
+    key = (row.long() << 32) | torch.arange(len(row), device=row.device)
+    a, b, c = (key.index_select(0, corner) for corner in corners)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    top, rest = torch.minimum(low, c), torch.maximum(low, c)
+    key = torch.stack([top, torch.minimum(rest, high), torch.maximum(rest, high)])  # (3, N)
+    return key >> 32, key & 0xFFFFFFFF
+
+
+
+def edge_line(a: Tensor, b: Tensor) -> Tensor:
+    """Edges from a down to b, (3, N) each -> (5, N): x, y, 1/z at the upper end, then x and 1/z gained per row."""
+    return torch.cat([a, (b - a)[::2] / (b - a)[1]])
+
+
+def crossings(lines: Tensor, line: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The x and 1/z (M,) at which lines (5, N)[:, line] pass the heights y (M,)."""
+    x0, y0, w0, x_step, w_step = lines.index_select(1, line)
+    return x0 + (y - y0) * x_step, w0 + (y - y0) * w_step
+
+
+class Spans(NamedTuple):
+    """Runs of pixels in one row of one triangle each, all (M,)."""
+
+    triangle: Tensor
+    row: Tensor
+    column: Tensor  # the first column
+    count: Tensor  # how many columns
+    w: Tensor  # 1/z at the first column
+    w_step: Tensor  # 1/z gained per column
+
+
+
+def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Spans:
+    """points (3, P) as x, y, 1/z; corners (3, N) into them -> the pixel centres inside each triangle, row by row."""
+    height, width = size
+    rows, corners = sort_by_row(first_centre(points[1], height), corners)
+    top, middle, bottom = (points.index_select(1, corner) for corner in corners)  # (3, N) each
+    half, offset = expand(rows.diff(dim=0).T.flatten())  # of each triangle the upper half, then the lower
+    triangle, row = half >> 1, rows[:2].T.flatten().index_select(0, half) + offset
+    long = edge_line(top, bottom)  # (5, N)
+    short = torch.stack([edge_line(top, middle), edge_line(middle, bottom)], 2).flatten(1)  # (5, 2N)
+    x0, w0 = crossings(long, triangle, row + 0.5)
+    x1, w1 = crossings(short, half, row + 0.5)
+    column = first_centre(torch.minimum(x0, x1), width)
+    count = first_centre(torch.maximum(x0, x1), width) - column
+    w_step = (w1 - w0) / (x1 - x0)
+    spans = Spans(triangle, row, column, count, w0 + (column + 0.5 - x0) * w_step, w_step)
+    some = count.nonzero().squeeze(1)
+    return Spans(*(values.index_select(0, some) for values in spans))
+
+
+
+def draw_spans(keys: Tensor, spans: Spans, image: Tensor, face: Tensor) -> None:
+    """Keep the smallest key at each pixel. keys (B, H, W) is changed in place; image and face (M,) of each span."""
+    _, height, width = keys.shape
+    start = (image * height + spans.row) * width + spans.column
+    span, offset = expand(spans.count)
+    w = spans.w.index_select(0, span) + offset * spans.w_step.index_select(0, span)
+    key = pack(1 / w.clamp(min=1e-9), face.index_select(0, span))
+    keys.view(-1).scatter_reduce_(0, start.index_select(0, span) + offset, key, "amin")
+
+
+
 def to_screen(points: Tensor, K: Tensor, near: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Camera-space points (..., 3) and K (..., 3, 3) -> pixel x, pixel y, 1 / z, each (...)."""
+    """Camera-space points (..., 3) and K (..., 3, 3) -> pixel x, pixel y, 1/z, each (...)."""
     x, y, z = points.unbind(-1)
     w = 1 / z.clamp(min=near)
     screen_x = (K[..., 0, 0] * x + K[..., 0, 1] * y) * w + K[..., 0, 2]
     return screen_x, K[..., 1, 1] * y * w + K[..., 1, 2], w
 
 
-# Chapter 03
-def first_centre(position: Tensor, limit: int) -> Tensor:
-    """The index of the first pixel centre at or after a coordinate (...,), kept within [0, limit], int32."""
-    return (position - 0.5).ceil().clamp(0, limit).to(torch.int32)
-
-
-# Chapter 03
 def may_cover(x: Tensor, y: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixel x, y (B, V) -> (B, F): False where a face surely covers no pixel centre of the image."""
     code = (first_centre(y, size[0]) << 16) | first_centre(x, size[1])  # (B, V): row and column in one int32
@@ -64,7 +158,7 @@ def may_cover(x: Tensor, y: Tensor, faces: Tensor, size: tuple[int, int]) -> Ten
     return (differs > 0xFFFF) & ((differs & 0xFFFF) > 0)
 
 
-# Chapter 03
+
 def cross_near(p: Tensor, q: Tensor, near: float) -> Tensor:
     """Where the segments between p and q (N, 3) pass the plane z = near. The same point from either end."""
     swap = p[:, 2:] > q[:, 2:]
@@ -73,7 +167,6 @@ def cross_near(p: Tensor, q: Tensor, near: float) -> Tensor:
     return torch.cat([point[:, :2], torch.full_like(point[:, 2:], near)], 1)
 
 
-# Chapter 03
 def clip_near(corners: Tensor, near: float) -> tuple[Tensor, Tensor]:
     """Triangles (N, 3, 3) that straddle z = near -> their parts beyond it (M, 3, 3), and the triangle of each (M,)."""
     beyond = corners[..., 2] > near  # (N, 3)
@@ -87,7 +180,7 @@ def clip_near(corners: Tensor, near: float) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.stack([a, ab, ac], 1)[~two], *quad]), torch.cat([source[~two], source[two], source[two]])
 
 
-# Chapter 03
+
 class Triangles(NamedTuple):
     """Triangles on the screen: points (3, P) as x, y, 1/z; corners (3, N) into them; image and face (N,) they show."""
 
@@ -97,7 +190,6 @@ class Triangles(NamedTuple):
     face: Tensor
 
 
-# Chapter 03
 def straddling_triangles(points: Tensor, faces: Tensor, K: Tensor, hidden: Tensor, near: float) -> Triangles:
     """The parts beyond z = near of the faces that have one or two of three corners `hidden` (B, F) behind it."""
     image, face = ((hidden == 1) | (hidden == 2)).nonzero(as_tuple=True)
@@ -107,7 +199,7 @@ def straddling_triangles(points: Tensor, faces: Tensor, K: Tensor, hidden: Tenso
     return Triangles(screen, torch.arange(screen.shape[1], device=screen.device).view(-1, 3).T, image, face)
 
 
-# Chapter 03
+
 def visible_triangles(points: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float) -> Triangles:
     """Camera-space points (B, V, 3), faces (F, 3), K (B, 3, 3) -> the triangles that may cover a pixel centre."""
     x, y, w = to_screen(points, K[:, None], near)  # (B, V) each
@@ -126,9 +218,8 @@ def visible_triangles(points: Tensor, faces: Tensor, K: Tensor, size: tuple[int,
     return Triangles(*(torch.cat(pair, -1) for pair in zip(whole, cut, strict=True)))
 
 
-# Chapter 03
 def facing_camera(triangles: Triangles) -> Triangles:
-    """Those whose corners run counter-clockwise as seen (clockwise where y points down)."""
+    """Those whose corners run counter-clockwise as seen (clockwise in terms of x and y: y points down)."""
     x, y = triangles.points[:2]
     (ax, bx, cx), (ay, by, cy) = ([v.index_select(0, corner) for corner in triangles.corners] for v in (x, y))
     front = ((bx - ax) * (cy - ay) < (cx - ax) * (by - ay)).nonzero().squeeze(1)
@@ -136,74 +227,7 @@ def facing_camera(triangles: Triangles) -> Triangles:
     return Triangles(triangles.points, corners, image, face)
 
 
-# Chapter 03
-def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """row (P,) of each point, corners (3, N) -> rows and corners (3, N) of the top, middle and bottom corner."""
-    key = (row.long() << 32) | torch.arange(len(row), device=row.device)
-    a, b, c = (key.index_select(0, corner) for corner in corners)
-    low, high = torch.minimum(a, b), torch.maximum(a, b)
-    top, rest = torch.minimum(low, c), torch.maximum(low, c)
-    key = torch.stack([top, torch.minimum(rest, high), torch.maximum(rest, high)])  # (3, N)
-    return key >> 32, key & 0xFFFFFFFF
 
-
-# Chapter 03
-def edge_line(a: Tensor, b: Tensor) -> Tensor:
-    """Edges from a down to b, (3, N) each -> (5, N): x, y, 1/z at the upper end, then x and 1/z gained per row."""
-    return torch.cat([a, (b - a)[::2] / (b - a)[1]])
-
-
-# Chapter 03
-def crossings(lines: Tensor, line: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The x and 1/z (M,) at which lines (5, N)[:, line] pass the heights y (M,)."""
-    x0, y0, w0, x_step, w_step = lines.index_select(1, line)
-    return x0 + (y - y0) * x_step, w0 + (y - y0) * w_step
-
-
-# Chapter 03
-class Spans(NamedTuple):
-    """Runs of pixels in one row of one triangle, all (M,)."""
-
-    triangle: Tensor
-    row: Tensor
-    column: Tensor  # the first column
-    count: Tensor  # how many columns
-    w: Tensor  # 1/z at the first column
-    w_step: Tensor  # 1/z gained per column
-
-
-# Chapter 03
-def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Spans:
-    """points (3, P), corners (3, N) -> the pixel centres inside each triangle, row by row (empty rows left out)."""
-    height, width = size
-    rows, corners = sort_by_row(first_centre(points[1], height), corners)
-    top, middle, bottom = (points.index_select(1, corner) for corner in corners)  # (3, N) each
-    half, offset = expand(rows.diff(dim=0).T.flatten())  # of each triangle the upper half, then the lower
-    triangle, row = half >> 1, rows[:2].T.flatten().index_select(0, half) + offset
-    long = edge_line(top, bottom)  # (5, N)
-    short = torch.stack([edge_line(top, middle), edge_line(middle, bottom)], 2).flatten(1)  # (5, 2N)
-    x0, w0 = crossings(long, triangle, row + 0.5)
-    x1, w1 = crossings(short, half, row + 0.5)
-    column = first_centre(torch.minimum(x0, x1), width)
-    count = first_centre(torch.maximum(x0, x1), width) - column
-    w_step = (w1 - w0) / (x1 - x0)
-    spans = Spans(triangle, row, column, count, w0 + (column + 0.5 - x0) * w_step, w_step)
-    some = count.nonzero().squeeze(1)
-    return Spans(*(values.index_select(0, some) for values in spans))
-
-
-# Chapter 03
-def draw_spans(keys: Tensor, spans: Spans, image: Tensor, face: Tensor) -> None:
-    """Keep the smallest key at each pixel. keys (B, H, W) is changed in place; image, face (M,) of each span."""
-    _, height, width = keys.shape
-    start = (image * height + spans.row) * width + spans.column
-    span, offset = expand(spans.count)
-    w = spans.w.index_select(0, span) + offset * spans.w_step.index_select(0, span)
-    key = pack(1 / w.clamp(min=1e-9), face.index_select(0, span))
-    keys.view(-1).scatter_reduce_(0, start.index_select(0, span) + offset, key, "amin")
-
-
-# Chapter 03
 def chunks(counts: Tensor, most: int) -> Iterator[slice]:
     """Slices of consecutive items whose counts (N,) add up to at most `most` (or that hold a single item)."""
     total = counts.cumsum(0)
@@ -214,7 +238,6 @@ def chunks(counts: Tensor, most: int) -> Iterator[slice]:
         start, done = stop, int(total[stop - 1])
 
 
-# Chapter 03
 def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_once: int) -> Tensor:
     """Keys (B, H, W): depth and id of the nearest face at each pixel, or NOTHING. `at_once`: rows, pixels in flight."""
     points, corners, image, face = triangles
@@ -230,11 +253,12 @@ def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_on
     return keys
 
 
-# Chapter 03
+
 def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Perspective-correct barycentrics (3, P) and depth (P,) of what pixels see. Differentiable.
 
     points (B, V, 3) in camera space, faces (F, 3), K (B, 3, 3), seen: image, row, column and face (P,) of each pixel.
+    Homogeneous rasterisation after Olano and Greer 1997, measured from each pixel's ray.
     """
     image, row, column, face = seen
     fx, skew, cx, fy, cy = (K[:, i, j].index_select(0, image) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
@@ -243,14 +267,27 @@ def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Ten
     index = faces.index_select(0, face).T + image * points.shape[1]  # (3, P)
     corners = points.flatten(0, 1).T.contiguous().index_select(1, index.flatten())  # (3, 3P)
     x, y, z = corners.unflatten(1, (3, -1))  # (3, P) each
-    x, y = x - z * ray_x, y - z * ray_y  # measured from the ray, at each corner's own depth
+    x, y = x - z * ray_x, y - z * ray_y  # from the ray to the corners, each at its own depth
     area = x.roll(-1, 0) * y.roll(-2, 0) - x.roll(-2, 0) * y.roll(-1, 0)  # (3, P)
     area = (area * area.sum(0).sign()).clamp(min=0) + 1e-30  # a face seen from its edge gets 1/3, not 0/0
     barycentric = area / area.sum(0)
     return barycentric, (barycentric * z).sum(0)
 
 
-# Chapter 03
+
+class Fragments(NamedTuple):
+    """What the rasteriser found at each pixel centre.
+
+    face (B, H, W) int64, -1 where there is none; barycentric (B, H, W, 3), perspective-correct, 0 where there is no
+    face; depth (B, H, W) in metres along the camera's z, +inf where there is no face.
+    """
+
+    face: Tensor
+    barycentric: Tensor
+    depth: Tensor
+
+
+
 def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int, int]) -> None:
     """Raise ValueError, with what to do about it, for meshes and sizes that cannot be drawn."""
     if vertices.ndim != 3 or vertices.shape[2] != 3:
@@ -272,7 +309,7 @@ def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int
         raise ValueError(f"size must be (height, width) between 1 and {LARGEST_SIZE} pixels, got {size}")
 
 
-# Chapter 03
+
 def rasterize(
     vertices: Tensor,
     faces: Tensor,
@@ -285,11 +322,10 @@ def rasterize(
     """Which face each pixel centre sees, where on the face, and how far away.
 
     vertices (B, V, 3) in world metres, faces (F, 3), a camera per body (or one of either for all), size (H, W) or the
-    side of a square. A pixel belongs to the nearest face that covers its centre; at equal depth to the lower face
-    id; on a shared edge to one face only. `cull_backfaces` drops faces whose corners run clockwise as seen: no picture of
-    a closed body changes, and it is faster. Faces are clipped at z = `near`. `at_once` bounds the memory: fragments
-    in flight. Gradients flow from barycentric and depth to vertices and camera. Raises ValueError for input that cannot
-    be drawn.
+    side of a square. A pixel belongs to the nearest face that covers its centre; at equal depth to the lower face id;
+    on a shared edge to one face only. `cull_backfaces` drops faces whose corners run clockwise as seen: faster, and no
+    picture of a closed body changes. Faces are clipped at z = `near`. `at_once` bounds the memory: fragments in flight.
+    Gradients flow from barycentric and depth to vertices and camera. Raises ValueError for input that cannot be drawn.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
     check_input(vertices, faces, camera, size)
@@ -312,39 +348,41 @@ def rasterize(
     return Fragments(face, barycentric, depth)
 
 
-# Chapter 03
+
 def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
     """Attributes of vertices (V, C) or (B, V, C) -> pictures (B, H, W, C), 0 where there is no face. Differentiable."""
     batch, height, width = fragments.face.shape
-    attributes = attributes.expand(batch, *attributes.shape[-2:])
+    attributes = attributes.expand(batch, *attributes.shape[-2:])  # (B, V, C)
+    vertex_count, channels = attributes.shape[1:]
     pixel = (fragments.face.flatten() >= 0).nonzero().squeeze(1)  # (P,)
     corners = faces[fragments.face.flatten()[pixel]]  # (P, 3)
-    corners = corners + (pixel // (height * width) * attributes.shape[1])[:, None]
-    values = attributes.reshape(-1, attributes.shape[2])[corners]  # (P, 3, C)
-    weights = fragments.barycentric.reshape(-1, 3)[pixel]  # (P, 3)
-    picture = attributes.new_zeros(batch * height * width, attributes.shape[2])
-    return picture.index_copy(0, pixel, (weights[..., None] * values).sum(1)).view(batch, height, width, -1)
+    corners = corners + (pixel // (height * width) * vertex_count)[:, None]
+    values = attributes.reshape(-1, channels).index_select(0, corners.flatten()).view(-1, 3, channels)  # (P, 3, C)
+    weights = fragments.barycentric.reshape(-1, 3).index_select(0, pixel)  # (P, 3)
+    result = (weights[..., None] * values).sum(1)  # (P, C)
+    picture = result.new_zeros(batch * height * width, channels)
+    return picture.index_copy(0, pixel, result).view(batch, height, width, channels)
 
 
-# Chapter 03
+
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """vertices (B, V, 3), faces (F, 3) -> unit normals (B, V, 3): faces' normals summed by area; 0 where there is none."""
-    a, b, c = (vertices[:, corner] for corner in faces.T.long())  # (B, F, 3) each
-    face_normal = torch.linalg.cross(b - a, c - a)  # twice the area long
+    """vertices (B, V, 3), faces (F, 3) -> unit normals (B, V, 3), faces weighted by area; 0 where there is no face."""
+    a, b, c = (vertices.index_select(1, corner) for corner in faces.T)  # (B, F, 3) each
+    face_normal = torch.linalg.cross(b - a, c - a)  # (B, F, 3), twice the area long
     normals = torch.zeros_like(vertices)
-    for corner in faces.T.long():
+    for corner in faces.T:
         normals = normals.index_add(1, corner, face_normal)
-    return torch.nn.functional.normalize(normals, dim=-1, eps=1e-20)
+    return normalize(normals, dim=-1, eps=1e-20)
 
 
-# Chapter 03
+
 def camera_normals(normals: Tensor, camera: Camera) -> Tensor:
-    """World normals (B, ..., 3) -> the convention of the labels: x right, y up, z toward the viewer."""
+    """World normals (B, ..., 3) -> the labels' convention: camera space with x right, y up, z toward the viewer."""
     seen = torch.einsum("bij,b...j->b...i", camera.R.expand(len(normals), 3, 3), normals)
-    return seen * seen.new_tensor([1, -1, -1])
+    return seen * seen.new_tensor([1.0, -1.0, -1.0])
 
 
-# Chapter 03
+
 def shade(
     albedo: Tensor,
     normals: Tensor,
@@ -352,26 +390,40 @@ def shade(
     light_colour: Tensor | float = 0.8,
     sky: Tensor | float = 0.35,
     ground: Tensor | float = 0.15,
-    up: Tensor | None = None,
     toward_viewer: Tensor | None = None,
     gloss: float = 0.0,
     shininess: float = 30.0,
     lit: Tensor | float = 1.0,
 ) -> Tensor:
-    """Lambert's sun, a sky above and ground below, and Blinn's highlight. Returns colours like albedo (..., 3) in [0, 1].
+    """Lambert's sun, sky above and ground below, and Blinn's highlight. Returns colours like albedo (..., 3) in [0, 1].
 
-    normals (..., 3) unit or 0, toward_light (..., 3) and toward_viewer (..., 3) unit vectors in the same space as the
-    normals; colours are (3,) or numbers; `up` is +y unless given; `lit` (..., 1) is 0 in the sun's shadow.
+    normals (..., 3) unit or 0 in the world (y up), toward_light and toward_viewer (..., 3) unit vectors; colours are
+    (3,) or numbers; `lit` (..., 1) is 0 in the sun's shadow. `gloss` > 0 needs `toward_viewer`.
     """
-    up = normals.new_tensor([0.0, 1, 0]) if up is None else up
     sun = (normals * toward_light).sum(-1, keepdim=True).clamp(min=0) * lit  # (..., 1)
-    above = 0.5 + 0.5 * (normals * up).sum(-1, keepdim=True)
-    colour = albedo * (light_colour * sun + ground + (torch.as_tensor(sky) - torch.as_tensor(ground)).to(above) * above)
+    above = 0.5 + 0.5 * normals[..., 1:2]  # (..., 1): n . up with up = y
+    colour = albedo * (light_colour * sun + sky * above + ground * (1 - above))
     if gloss:
-        halfway = torch.nn.functional.normalize(toward_light + toward_viewer, dim=-1)
+        halfway = normalize(toward_light + toward_viewer, dim=-1)
         highlight = (normals * halfway).sum(-1, keepdim=True).clamp(min=0) ** shininess
         colour = colour + gloss * light_colour * highlight * (sun > 0)
     return colour.clamp(0, 1)
 
 
-# course build sealed the text above: 82c2e6ec2c7ff849
+
+def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0.015) -> Tensor:
+    """World places (B, H, W, 3) -> (B, H, W, 1): 1 where `light`, with its depth (B, h, w), sees them, else 0."""
+    points = places.flatten(1, 2)  # (B, H * W, 3)
+    column, row = light.project(points).long().unbind(-1)
+    batch, height, width = light_depth.shape
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    nearest = light_depth.flatten(1).expand(len(points), -1).gather(1, index)  # (B, H * W)
+    return (light.to_camera(points)[..., 2] < nearest + margin).to(places).view(*places.shape[:3], 1)
+
+
+
+def downsample(picture: Tensor, factor: int) -> Tensor:
+    """(B, H * factor, W * factor, C) -> (B, H, W, C), the mean of factor x factor samples of each pixel."""
+    return reduce(picture, "b (h i) (w j) c -> b h w c", "mean", i=factor, j=factor)
+
+

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from course_lib.data.hair import STYLES
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Garment, Look, load_body
-from course_lib.data.wardrobe import Surface, landmarks
+from course_lib.data.surfaces import Surface, landmarks
 
 FACE_NECK, HAIR = PART_IDS["Face_Neck"], PART_IDS["Hair"]
 
@@ -36,7 +37,8 @@ class Samples:
 @dataclass
 class Paint:
     """What comes out, one row a sample: albedo (N, 3) linear, normal (N, 3), and how light is answered: `flesh` (light
-    through skin), `specular` and `gloss` (highlight), `sheen` (fuzz), `strand` with `tangent` (hair), `part` (-1 keeps)."""
+    through skin), `specular` and `gloss` (highlight), `sheen` (fuzz), `strand` with `tangent` (hair), `open` (how far to lift
+    the baked occlusion), `part` (-1 keeps)."""
 
     albedo: Tensor
     normal: Tensor
@@ -46,6 +48,7 @@ class Paint:
     sheen: Tensor
     strand: Tensor
     tangent: Tensor
+    open: Tensor
     part: Tensor
 
     @staticmethod
@@ -54,7 +57,7 @@ class Paint:
         zero = torch.zeros(count)
         return Paint(
             torch.full((count, 3), 0.3), torch.zeros(count, 3), zero.clone(), zero.clone(), zero + 20, zero.clone(),
-            zero.clone(), torch.zeros(count, 3), torch.full((count,), -1, dtype=torch.int64),
+            zero.clone(), torch.zeros(count, 3), zero.clone(), torch.full((count,), -1, dtype=torch.int64),
         )  # fmt: skip
 
 
@@ -161,7 +164,7 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
         shadow = ramp(0.0, 0.006, p[:, 1] - face["eye"][1] - 0.002) * ramp(0.02, 0.011, lid)
         albedo = mix(albedo, albedo * torch.tensor([0.55, 0.42, 0.45]), shadow * style.makeup * 0.6)
     lid_line = ramp(0.0165, 0.0140, (p - eye_centre(p, face)).norm(dim=1))
-    albedo = mix(albedo, albedo * torch.tensor([0.45, 0.36, 0.34]), lid_line * (0.45 + 0.4 * style.makeup))
+    albedo = mix(albedo, albedo * torch.tensor([0.45, 0.36, 0.34]), lid_line * (0.75 + 0.25 * style.makeup))
     hair = linear(style.brow_hair) * 0.8 + 0.01
     albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(p, face, strokes, style))
     albedo = mix(albedo, hair * 0.75, brow(p, face, strokes, style))
@@ -171,11 +174,17 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     albedo = mix(albedo, lips * (1 + 0.06 * strokes)[:, None], lip * (0.72 + 0.28 * style.makeup))
     if style.nails is not None:
         albedo = mix(albedo, linear(style.nails), ramp(0.35, 0.65, nail))
-    albedo = mix(albedo, albedo * 0.6 + torch.tensor([0.36, 0.22, 0.19]) * 0.5, ramp(0.35, 0.65, nail) * (style.nails is None) * 0.7)
+    albedo = mix(
+        albedo,
+        albedo * 0.6 + torch.tensor([0.36, 0.22, 0.19]) * 0.5,
+        ramp(0.35, 0.65, nail) * (style.nails is None) * 0.7,
+    )
     paint.albedo = albedo
     paint.normal = tilt(s, slope * (0.016 * ramp(0.0012, 0.0004, s.footprint))[:, None])
     paint.flesh = torch.ones_like(fine)
-    oily = 0.35 * torch.exp(-(((p - face["nose"]) / 0.035) ** 2).sum(1)) + 0.25 * ramp(0.03, 0.06, p[:, 1] - face["eye"][1])
+    oily = 0.35 * torch.exp(-(((p - face["nose"]) / 0.035) ** 2).sum(1)) + 0.25 * ramp(
+        0.03, 0.06, p[:, 1] - face["eye"][1]
+    )
     paint.specular = 0.028 * (1 + oily) + 0.05 * lip + 0.06 * ramp(0.35, 0.65, nail)
     paint.gloss = 16 + 26 * lip + 40 * ramp(0.35, 0.65, nail)
     part = torch.full_like(paint.part, -1)
@@ -217,7 +226,9 @@ def blood(p: Tensor, face: dict) -> Tensor:
     """Where skin is redder (N,): cheeks, nose, ears, chin, knuckles, elbows, knees."""
     x, y, z = p[:, 0].abs(), p[:, 1], p[:, 2]
     eye, nose = face["eye"], face["nose"]
-    cheek = torch.exp(-(((x - eye[0] - 0.009) / 0.019) ** 2) - ((y - nose[1] - 0.003) / 0.015) ** 2) * (z > eye[2] - 0.06)
+    cheek = torch.exp(-(((x - eye[0] - 0.009) / 0.019) ** 2) - ((y - nose[1] - 0.003) / 0.015) ** 2) * (
+        z > eye[2] - 0.06
+    )
     tip = torch.exp(-(((p - nose) / 0.013) ** 2).sum(1))
     ear = ramp(0.066, 0.076, x) * (y > face["chin"]) * ramp(0.05, 0.03, (y - eye[1]).abs()) * (x < 0.12)
     hands = 0.5 * ramp(0.06, 0.12, x - face["wrist"])
@@ -272,19 +283,19 @@ def paint_eye(style: Look, s: Samples, paint: Paint) -> None:
     rays = noise(angle * 9.5, radius * 9)[0]
     iris = linear(style.iris) * (1.05 + 0.45 * rays)[:, None].clamp(0.4, 1.8)
     iris = mix(iris, iris * torch.tensor([1.5, 1.15, 0.7]), ramp(0.26, 0.17, radius) * 0.6)
-    iris = mix(iris * 1.15, iris * 0.22, ramp(0.33, 0.41, radius))
-    white = torch.tensor([0.70, 0.655, 0.62]) * (1 - 0.28 * ramp(0.45, 0.95, radius))[:, None]
+    iris = mix(iris * 1.15, iris * 0.22, ramp(0.35, 0.44, radius))
+    white = torch.tensor([0.56, 0.53, 0.505]) * (1 - 0.28 * ramp(0.45, 0.95, radius))[:, None]
     white = white * torch.tensor([1.0, 0.94, 0.92]) ** (ramp(0.4, 0.9, radius) * 1.5)[:, None]
-    albedo = mix(iris, white, edge(radius - 0.405, pixel + 0.03))
-    albedo = mix(torch.full((3,), 0.006), albedo, edge(radius - 0.165, pixel + 0.03))
-    paint.albedo = albedo * (0.42 + 0.58 * ramp(0.62, -0.05, ball[:, 1]))[:, None]  # the upper lid's shade
+    albedo = mix(iris, white, edge(radius - 0.435, pixel + 0.03))
+    albedo = mix(torch.full((3,), 0.006), albedo, edge(radius - 0.175, pixel + 0.03))
+    paint.albedo = albedo * (0.3 + 0.7 * ramp(0.52, 0.0, ball[:, 1]))[:, None]  # the upper lid's shade
     paint.normal = torch.nn.functional.normalize(to_world(s, ball), dim=1)
     paint.specular, paint.gloss = torch.full_like(radius, 0.10), torch.full_like(radius, 320.0)
     glint = torch.nn.functional.normalize(s.view + torch.tensor([0.25, 0.55, 0.0]), dim=1)
     half = torch.nn.functional.normalize(s.view + glint, dim=1)
     spark = (paint.normal * half).sum(1).clamp(min=0) ** 900
     paint.albedo = paint.albedo + 0.75 * spark[:, None]
-    paint.flesh = torch.full_like(radius, 0.4)
+    paint.flesh, paint.open = torch.full_like(radius, 0.4), torch.full_like(radius, 0.6)
 
 
 def paint_teeth(style: Look, s: Samples, paint: Paint) -> None:
@@ -293,7 +304,7 @@ def paint_teeth(style: Look, s: Samples, paint: Paint) -> None:
     gap = ramp(0.88, 1.0, torch.cos(angle * 25).abs().neg() + 1)
     paint.albedo = mix(torch.tensor([0.70, 0.66, 0.56]), torch.tensor([0.40, 0.33, 0.27]), gap * 0.6) * 0.85
     paint.specular, paint.gloss = torch.full_like(gap, 0.06), torch.full_like(gap, 90.0)
-    paint.normal = s.normal
+    paint.normal, paint.open = s.normal, torch.full_like(gap, 0.6)
 
 
 def paint_tongue(style: Look, s: Samples, paint: Paint) -> None:
@@ -303,6 +314,7 @@ def paint_tongue(style: Look, s: Samples, paint: Paint) -> None:
     paint.albedo = torch.tensor([0.46, 0.16, 0.16]) * (1 + 0.08 * bumps - 0.25 * furrow)[:, None]
     paint.specular, paint.gloss = torch.full_like(bumps, 0.06), torch.full_like(bumps, 60.0)
     paint.normal, paint.flesh = tilt(s, slope * 0.05), torch.ones_like(bumps)
+    paint.open = torch.full_like(bumps, 0.4)
 
 
 def paint_lash(style: Look, s: Samples, paint: Paint) -> None:
@@ -316,8 +328,6 @@ def paint_lash(style: Look, s: Samples, paint: Paint) -> None:
 
 def strand_place(style: Look, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates across and along the strands in metres (N,), and the strands' rest direction (N, 3)."""
-    from course_lib.data.hair import STYLES
-
     face = face_points()
     x, y, z = rest.unbind(1)
     z0 = face["joints"][15, 2] - 0.005
@@ -344,11 +354,9 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
         away = torch.tensor([0.0, -1.0, -0.2]).expand(len(u), 3)
     else:
         across, along, away = strand_place(style, s.rest)
-    from course_lib.data.hair import STYLES
-
     curls = STYLES[style.hair_style].combed == "curls"
     broad, bend = noise3(s.rest, 45.0)
-    wander = across + 0.0022 * broad
+    wander = across + 0.0012 * broad
     clump, second, clump_slope, _ = noise(wander * 210, along * 9)
     fine = noise(wander * 1150 + 7, along * 22)[0] * ramp(0.0016, 0.0005, s.footprint)
     if curls:
@@ -358,9 +366,11 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
     value = 1 + 0.20 * clump + 0.22 * fine
     base = linear(style.hair)
     light = base * 1.7 + 0.02
-    albedo = mix(base, light, (ramp(0.2, 1.8, second + 0.4 * fine) * style.hair_light)) * value.clamp(0.25, 1.8)[:, None]
+    albedo = (
+        mix(base, light, (ramp(0.2, 1.8, second + 0.4 * fine) * style.hair_light)) * value.clamp(0.25, 1.8)[:, None]
+    )
     depth = ramp(-1.6, 0.3, clump)  # the gaps between clumps are dark
-    paint.albedo = albedo * (0.5 + 0.5 * depth)[:, None]
+    paint.albedo = albedo * ((0.72 if curls else 0.5) + (0.28 if curls else 0.5) * depth)[:, None]
     if curls:
         paint.normal = tilt(s, (slope * 0.30 + slope2 * 0.18) * ramp(0.004, 0.001, s.footprint)[:, None] + bend * 0.1)
         paint.strand = torch.full_like(value, 0.25)
@@ -481,11 +491,11 @@ def heather(garment: Garment, s: Samples, place: Place) -> Tensor:
 
 def denim(garment: Garment, s: Samples, place: Place) -> Tensor:
     """Blue yarn over white, worn thin on the front of the thighs."""
-    twill = noise((place.turns * place.girth + place.along) * 700, (place.turns * place.girth - place.along) * 90)[0]
+    twill = noise((place.turns * place.girth + place.along) * 900, (place.turns * place.girth - place.along) * 300)[0]
     knee = face_points()["joints"][4]
     worn = torch.exp(-(((s.rest[:, 1] - knee[1] - 0.17) / 0.15) ** 2)) * (place.front & ~place.limb)
-    wear = 0.05 + 0.14 * worn + 0.05 * noise3(s.rest, 14.0)[0]
-    return (wear + 0.05 * twill * ramp(0.004, 0.001, s.footprint)).clamp(0, 0.6)
+    wear = 0.05 + 0.14 * worn + 0.03 * noise3(s.rest, 14.0)[0]
+    return (wear + 0.025 * twill * ramp(0.004, 0.001, s.footprint)).clamp(0, 0.6)
 
 
 def gradient(garment: Garment, s: Samples, place: Place) -> Tensor:

@@ -33,7 +33,9 @@ class Background(Protocol):
 def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
     """Tileable noise in [0, 1], (512, 512) each: soft clouds (1/f^1.6 spectrum), a finer grain (1/f^0.8), white noise."""
     rng = np.random.default_rng(20240607)
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_SIZE), np.fft.rfftfreq(NOISE_SIZE), indexing="ij")) * NOISE_SIZE
+    frequency = (
+        np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_SIZE), np.fft.rfftfreq(NOISE_SIZE), indexing="ij")) * NOISE_SIZE
+    )
     tables = []
     for slope in (1.6, 0.8):
         spectrum = np.fft.rfft2(rng.normal(size=(NOISE_SIZE, NOISE_SIZE))) / np.maximum(frequency, 2) ** slope
@@ -164,7 +166,9 @@ def _grass(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Te
 def _ground(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
     """Asphalt, sand, earth, concrete: speckles and stains."""
     speckle = (noise(u, v, 1.1, 2) - 0.5) * _fade(blur, 0.003)
-    return (1.5 * (noise(u, v, 7.0 * scale, smooth=True) - 0.3)).clamp(0, 1), 1 + 0.3 * speckle + 0.3 * (noise(u, v, 2.3, 1) - 0.5)
+    return (1.5 * (noise(u, v, 7.0 * scale, smooth=True) - 0.3)).clamp(0, 1), 1 + 0.3 * speckle + 0.3 * (
+        noise(u, v, 2.3, 1) - 0.5
+    )
 
 
 def _paving(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,14 +236,19 @@ class Room:
         turn = self._turn()
         origin, direction = rays(camera, size)
         origin, direction = origin @ turn, _parting((direction @ turn).flatten(0, 1))  # (N, 3) in the room's own axes
-        low, high = torch.tensor([self.low[0], 0.0, self.low[1]]), torch.tensor([self.high[0], self.height, self.high[1]])
+        low, high = (
+            torch.tensor([self.low[0], 0.0, self.low[1]]),
+            torch.tensor([self.high[0], self.height, self.high[1]]),
+        )
         distance = (torch.where(direction > 0, high, low) - origin) / direction  # (N, 3)
         depth, axis = distance.clamp(min=0.05).min(1)
         side = axis * 2 + (direction > 0).gather(1, axis[:, None])[:, 0]  # 0 -x, 1 +x, 2 floor, 3 ceiling, 4 -z, 5 +z
         point = origin + depth[:, None] * direction
         blur = depth / float(camera.K[0, 0, 0]) / (direction.gather(1, axis[:, None])[:, 0].abs() + 0.05).clamp(max=1)
         colour = self._paint(side, point, blur)
-        normals = torch.cat([torch.eye(3).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]]) @ turn.T
+        normals = (
+            torch.cat([torch.eye(3).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]]) @ turn.T
+        )
         return colour.view(*size, 3), depth.view(size), normals[side].view(*size, 3)
 
     def _paint(self, side: Tensor, point: Tensor, blur: Tensor) -> Tensor:
@@ -270,7 +279,9 @@ class Room:
 
     def _hang(self, panel: Panel, colour: Tensor, along: Tensor, y: Tensor, blur: Tensor) -> None:
         """Paints a picture or window over the wall's colours, in place."""
-        margin = torch.minimum(torch.minimum(along - panel.left, panel.right - along), torch.minimum(y - panel.bottom, panel.top - y))
+        margin = torch.minimum(
+            torch.minimum(along - panel.left, panel.right - along), torch.minimum(y - panel.bottom, panel.top - y)
+        )
         colour[(margin < 0) & (margin > -0.05)] *= 0.85  # a soft shadow around the frame
         colour[margin > 0] = torch.tensor(panel.frame)
         ids = (margin > 0.06).nonzero()[:, 0]
@@ -324,7 +335,9 @@ class Outdoors:
         glow = (unit @ torch.tensor(self.sun)).clamp(0, 1)[:, None]
         sky = sky + (0.25 * glow**8 + 0.6 * glow**400) * torch.tensor([1.0, 0.9, 0.7])
         plane = unit[:, [0, 2]] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
-        cloud = noise(plane[:, 0] + self.shift, plane[:, 1], 6.0, smooth=True) + 0.35 * (noise(plane[:, 0], plane[:, 1] + self.shift, 1.7, smooth=True) - 0.5)
+        cloud = noise(plane[:, 0] + self.shift, plane[:, 1], 6.0, smooth=True) + 0.35 * (
+            noise(plane[:, 0], plane[:, 1] + self.shift, 1.7, smooth=True) - 0.5
+        )
         cover = ((cloud - 1 + self.clouds) * 3).clamp(0, 1)[:, None] * (height * 6).clamp(0, 1)
         return torch.lerp(sky, torch.tensor([0.96, 0.96, 0.97]) * (0.8 + 0.2 * height), 0.9 * cover).clamp_(0, 1)
 
@@ -336,7 +349,16 @@ class Outdoors:
         haze = (1 - torch.exp(-depth / 90))[:, None] * 0.8
         return torch.lerp(ground, torch.tensor(self.horizon), haze)
 
-    def _stand(self, what: Silhouette, origin: Tensor, direction: Tensor, unit: Tensor, colour: Tensor, depth: Tensor, normal: Tensor) -> None:
+    def _stand(
+        self,
+        what: Silhouette,
+        origin: Tensor,
+        direction: Tensor,
+        unit: Tensor,
+        colour: Tensor,
+        depth: Tensor,
+        normal: Tensor,
+    ) -> None:
         """Paints a silhouette over colour, depth and normal in place, on a cylinder around the camera."""
         flat = direction[:, [0, 2]].norm(dim=1)
         distance = what.distance / flat  # camera depth of the cylinder
@@ -415,13 +437,23 @@ class Studio:
         rise = (torch.where(floor < wall, reach - 0.75, 0.25 + point[:, 1] / self.radius) * 2).clamp(0, 1)
         rise = rise * rise * (3 - 2 * rise)
         inward = -torch.nn.functional.normalize(point * torch.tensor([1.0, 0, 1.0]), dim=1)
-        normal = torch.nn.functional.normalize(torch.lerp(torch.tensor([0.0, 1.0, 0.0]), 0.6 * inward + torch.tensor([0.0, 0.5, 0.0]), rise[:, None]), dim=1)
+        normal = torch.nn.functional.normalize(
+            torch.lerp(torch.tensor([0.0, 1.0, 0.0]), 0.6 * inward + torch.tensor([0.0, 0.5, 0.0]), rise[:, None]),
+            dim=1,
+        )
         light = 1 - self.falloff * ((point[:, 1] / 3) ** 2 + 0.3 * reach**2)
-        colour = torch.tensor(self.colour) * (light.clamp(0.4, 1) * (1 + 0.02 * (noise(point[:, 0], point[:, 2] + point[:, 1], 2.0, 2) - 0.5)))[:, None]
+        colour = (
+            torch.tensor(self.colour)
+            * (light.clamp(0.4, 1) * (1 + 0.02 * (noise(point[:, 0], point[:, 2] + point[:, 1], 2.0, 2) - 0.5)))[
+                :, None
+            ]
+        )
         return colour.clamp(0, 1).view(*size, 3), depth.view(size), normal.view(*size, 3)
 
 
-def hsv(rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
+def hsv(
+    rng: np.random.Generator, hue: tuple[float, float], saturation: tuple[float, float], value: tuple[float, float]
+) -> Colour:
     """A random RGB colour from ranges of hue, saturation and value."""
     return colorsys.hsv_to_rgb(rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value))
 
@@ -431,7 +463,9 @@ def darker(colour: Colour, factor: float) -> Colour:
     return tuple(min(1.0, factor * c) for c in colour)
 
 
-def _surface(rng: np.random.Generator, pattern: str, first: Colour, second: Colour, scale: tuple[float, float]) -> Surface:
+def _surface(
+    rng: np.random.Generator, pattern: str, first: Colour, second: Colour, scale: tuple[float, float]
+) -> Surface:
     return Surface(pattern, first, second, float(rng.uniform(*scale)), float(rng.uniform(0, 50)))
 
 
@@ -443,10 +477,18 @@ def sample_floor(rng: np.random.Generator) -> Surface:
         return _surface(rng, "wood", dark, darker(dark, 1.6), (0.08, 0.18))
     if kind in ("tiles", "checkers"):
         light = hsv(rng, (0, 1), (0.02, 0.25), (0.55, 0.9))
-        other = darker(light, rng.uniform(0.35, 0.75)) if kind == "tiles" else hsv(rng, (0, 1), (0.1, 0.6), (0.15, 0.55))
+        other = (
+            darker(light, rng.uniform(0.35, 0.75)) if kind == "tiles" else hsv(rng, (0, 1), (0.1, 0.6), (0.15, 0.55))
+        )
         return _surface(rng, kind, light, other, (0.2, 0.6))
-    base = hsv(rng, (0, 1), (0.1, 0.6), (0.25, 0.7)) if kind == "carpet" else hsv(rng, (0.05, 0.12), (0.0, 0.12), (0.4, 0.7))
-    return _surface(rng, kind, base, hsv(rng, (0, 1), (0.2, 0.6), (0.3, 0.8)) if kind == "carpet" else darker(base, 1.2), (0.2, 1.0))
+    base = (
+        hsv(rng, (0, 1), (0.1, 0.6), (0.25, 0.7))
+        if kind == "carpet"
+        else hsv(rng, (0.05, 0.12), (0.0, 0.12), (0.4, 0.7))
+    )
+    return _surface(
+        rng, kind, base, hsv(rng, (0, 1), (0.2, 0.6), (0.3, 0.8)) if kind == "carpet" else darker(base, 1.2), (0.2, 1.0)
+    )
 
 
 def sample_wall(rng: np.random.Generator) -> Surface:
@@ -466,7 +508,9 @@ def sample_wall(rng: np.random.Generator) -> Surface:
     return _surface(rng, kind, paint, other, (0.12, 0.4))
 
 
-def sample_panels(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float], height: float) -> tuple[Panel, ...]:
+def sample_panels(
+    rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float], height: float
+) -> tuple[Panel, ...]:
     """Windows, pictures and doors on the four walls."""
     panels = []
     for wall in range(4):
@@ -483,14 +527,38 @@ def _sample_panel(rng: np.random.Generator, wall: int, left: float, height: floa
     kind = rng.choice(("window", "picture", "picture", "door"))
     frame = hsv(rng, (0.04, 0.12), (0.0, 0.6), (0.15, 0.95))
     if kind == "window":
-        outside = Surface("plaster", hsv(rng, (0.5, 0.62), (0.05, 0.35), (0.9, 1.0)), (0.95, 0.97, 1.0), 1.0, float(rng.uniform(0, 9)))
-        return Panel(wall, left, left + rng.uniform(0.8, 1.3), rng.uniform(0.7, 1.0), min(height - 0.3, rng.uniform(1.9, 2.3)), (0.92, 0.92, 0.9), outside)
+        outside = Surface(
+            "plaster", hsv(rng, (0.5, 0.62), (0.05, 0.35), (0.9, 1.0)), (0.95, 0.97, 1.0), 1.0, float(rng.uniform(0, 9))
+        )
+        return Panel(
+            wall,
+            left,
+            left + rng.uniform(0.8, 1.3),
+            rng.uniform(0.7, 1.0),
+            min(height - 0.3, rng.uniform(1.9, 2.3)),
+            (0.92, 0.92, 0.9),
+            outside,
+        )
     if kind == "door":
         colour = hsv(rng, (0.04, 0.12), (0.1, 0.6), (0.3, 0.9))
-        return Panel(wall, left, left + 0.95, 0.0, min(2.1, height - 0.1), darker(colour, 0.75), Surface("plaster", colour, darker(colour, 0.8), 1.0))
+        return Panel(
+            wall,
+            left,
+            left + 0.95,
+            0.0,
+            min(2.1, height - 0.1),
+            darker(colour, 0.75),
+            Surface("plaster", colour, darker(colour, 0.8), 1.0),
+        )
     width, tall, bottom = rng.uniform(0.35, 0.95), rng.uniform(0.35, 0.85), rng.uniform(1.15, 1.5)
     pattern = str(rng.choice(("plaster", "figures", "stripes", "checkers", "grass", "ground")))
-    art = Surface(pattern, hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)), hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)), float(rng.uniform(0.1, 0.4)), float(rng.uniform(0, 9)))
+    art = Surface(
+        pattern,
+        hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)),
+        hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)),
+        float(rng.uniform(0.1, 0.4)),
+        float(rng.uniform(0, 9)),
+    )
     return Panel(wall, left, left + width, bottom, bottom + tall, frame, art)
 
 
@@ -503,7 +571,11 @@ def sample_room(rng: np.random.Generator, reach: np.ndarray, plain: bool = False
     low = tuple(float(v) for v in own.min(0) - rng.uniform(0.4, 1.8, 2))
     high = tuple(float(v) for v in own.max(0) + rng.uniform(0.4, 1.8, 2))
     height = max(float(rng.uniform(2.5, 3.4)), tall + 0.25)
-    wall = Surface("plaster", paint := hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.92)), darker(paint, 0.9), 1.0) if plain else sample_wall(rng)
+    wall = (
+        Surface("plaster", paint := hsv(rng, (0, 1), (0.0, 0.3), (0.55, 0.92)), darker(paint, 0.9), 1.0)
+        if plain
+        else sample_wall(rng)
+    )
     accent = sample_wall(rng) if not plain and rng.random() < 0.35 else wall
     walls = tuple(accent if k == rng.integers(4) else wall for k in range(4))
     ceiling = Surface("plaster", (0.93, 0.93, 0.91), (0.85, 0.85, 0.84), 1.0)
@@ -524,7 +596,9 @@ def sample_ground(rng: np.random.Generator) -> Surface:
     if kind == "brick":
         return _surface(rng, "brick", hsv(rng, (0, 0.08), (0.25, 0.5), (0.4, 0.6)), (0.6, 0.58, 0.54), (0.2, 0.24))
     sand = kind == "sand"
-    first = hsv(rng, (0.09, 0.13), (0.25, 0.45), (0.65, 0.85)) if sand else hsv(rng, (0.05, 0.6), (0.0, 0.12), (0.25, 0.5))
+    first = (
+        hsv(rng, (0.09, 0.13), (0.25, 0.45), (0.65, 0.85)) if sand else hsv(rng, (0.05, 0.6), (0.0, 0.12), (0.25, 0.5))
+    )
     return _surface(rng, "ground", first, darker(first, 0.8), (0.4, 1.5))
 
 
@@ -533,18 +607,54 @@ def sample_outdoors(rng: np.random.Generator, sun: tuple[float, float, float] | 
     hue = rng.uniform(0.54, 0.62)
     zenith = colorsys.hsv_to_rgb(hue, rng.uniform(0.35, 0.75), rng.uniform(0.55, 0.9))
     warm = rng.random() < 0.25
-    horizon = hsv(rng, (0.03, 0.11), (0.2, 0.5), (0.85, 0.97)) if warm else colorsys.hsv_to_rgb(hue, rng.uniform(0.04, 0.2), rng.uniform(0.86, 0.97))
+    horizon = (
+        hsv(rng, (0.03, 0.11), (0.2, 0.5), (0.85, 0.97))
+        if warm
+        else colorsys.hsv_to_rgb(hue, rng.uniform(0.04, 0.2), rng.uniform(0.86, 0.97))
+    )
     silhouettes = []
     if rng.random() < 0.6:
-        silhouettes.append(Silhouette("hills", 220.0, rng.uniform(15, 45), hsv(rng, (0.25, 0.62), (0.15, 0.4), (0.3, 0.5)), rng.uniform(0, 999)))
+        silhouettes.append(
+            Silhouette(
+                "hills",
+                220.0,
+                rng.uniform(15, 45),
+                hsv(rng, (0.25, 0.62), (0.15, 0.4), (0.3, 0.5)),
+                rng.uniform(0, 999),
+            )
+        )
     if rng.random() < 0.5:
-        silhouettes.append(Silhouette("houses", rng.uniform(35, 90), rng.uniform(9, 26), hsv(rng, (0.0, 0.14), (0.05, 0.4), (0.45, 0.75)), rng.uniform(0, 999)))
+        silhouettes.append(
+            Silhouette(
+                "houses",
+                rng.uniform(35, 90),
+                rng.uniform(9, 26),
+                hsv(rng, (0.0, 0.14), (0.05, 0.4), (0.45, 0.75)),
+                rng.uniform(0, 999),
+            )
+        )
     if rng.random() < 0.65:
-        silhouettes.append(Silhouette("trees", rng.uniform(14, 40), rng.uniform(3.5, 8), hsv(rng, (0.2, 0.34), (0.4, 0.7), (0.28, 0.5)), rng.uniform(0, 999)))
+        silhouettes.append(
+            Silhouette(
+                "trees",
+                rng.uniform(14, 40),
+                rng.uniform(3.5, 8),
+                hsv(rng, (0.2, 0.34), (0.4, 0.7), (0.28, 0.5)),
+                rng.uniform(0, 999),
+            )
+        )
     if sun is None:
         azimuth, up = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 1.2)
         sun = (float(np.sin(azimuth) * np.cos(up)), float(np.sin(up)), float(np.cos(azimuth) * np.cos(up)))
-    return Outdoors(sample_ground(rng), zenith, horizon, float(rng.uniform(0.1, 0.75)), sun, tuple(silhouettes), float(rng.uniform(0, 99)))
+    return Outdoors(
+        sample_ground(rng),
+        zenith,
+        horizon,
+        float(rng.uniform(0.1, 0.75)),
+        sun,
+        tuple(silhouettes),
+        float(rng.uniform(0, 99)),
+    )
 
 
 def sample_background(rng: np.random.Generator, kind: str | None = None, reach: np.ndarray | None = None, sun: tuple[float, float, float] | None = None, tall: float = 2.0) -> Background:  # fmt: skip

@@ -4,15 +4,22 @@ Directions around the head are azimuths: 0 the face, pi/2 the left ear, pi the b
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from course_lib.data.parts import PART_IDS
-
-if TYPE_CHECKING:
-    from course_lib.data.person import Garment, Look, Person
-    from course_lib.data.wardrobe import Builder, Piece
+from course_lib.data.person import Garment, Person
+from course_lib.data.surfaces import (
+    Builder,
+    Piece,
+    Surface,
+    cut,
+    cut_all,
+    landmarks,
+    smoothing_matrix,
+    smoothstep,
+    with_rim,
+)
 
 # azimuth in degrees and height of the hairline in metres, front to back; ears are left out separately
 _HAIRLINE = np.array(
@@ -79,7 +86,10 @@ def above_hairline(points: np.ndarray, head: Head, style: Style | None = None) -
     azimuth = head.azimuth(points)
     height = line_height(_HAIRLINE, azimuth)
     if style is not None and style.recede:
-        height = height + style.recede * np.exp(-((np.degrees(np.abs(azimuth)) - 24) ** 2) / 500)
+        degrees = np.degrees(np.abs(azimuth))
+        height = height + style.recede * (
+            0.45 * smoothstep(70, 40, degrees) + 0.5 * np.exp(-(((degrees - 26) / 16) ** 2))
+        )
     return points[:, 1] - head.eye_y - height
 
 
@@ -89,12 +99,6 @@ def outward(points: np.ndarray, normals: np.ndarray, head: Head) -> np.ndarray:
     away = points - centre
     mixed = away / np.linalg.norm(away, axis=1, keepdims=True) + 0.7 * normals
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
-
-
-def step(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    """Smooth step from 0 at `low` to 1 at `high`."""
-    t = ((x - low) / (high - low)).clip(0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def relief(points: np.ndarray, seed: int, scale: float) -> np.ndarray:
@@ -107,22 +111,20 @@ def relief(points: np.ndarray, seed: int, scale: float) -> np.ndarray:
 # ---------------------------------------------------------------- caps
 
 
-def scalp_piece(builder: "Builder", fields) -> "Piece":
+def scalp_piece(builder: Builder, fields) -> Piece:
     """The part of the head's skin where all fields (functions of template points) are positive, without the ears."""
-    from course_lib.data.wardrobe import Piece, cut, landmarks
-
     pack, template = builder.body.pack, builder.template
     faces = pack["faces_body"]
     neck_y = landmarks(builder.body).joints[12, 1]
-    near = (template[faces, 1].min(1) > neck_y) & (template[faces, 0].max(1) < 0.15) & (pack["scalp"][faces].max(1) >= 0)
-    piece = Piece.whole(faces[near], len(template))
-    for function in fields:
-        piece = cut(piece, function(piece.base @ template))
+    near = (
+        (template[faces, 1].min(1) > neck_y) & (template[faces, 0].max(1) < 0.15) & (pack["scalp"][faces].max(1) >= 0)
+    )
+    piece = cut_all(Piece.whole(faces[near], len(template)), template, fields)
     ear = piece.base @ pack["ear"].astype(np.float32)
     return cut(piece, (0.35 - ear) * 0.02)
 
 
-def head_mask(builder: "Builder") -> np.ndarray:
+def head_mask(builder: Builder) -> np.ndarray:
     """Vertices (V,) of the scalp's skin."""
     body = builder.body
     mask = np.zeros(len(builder.template), bool)
@@ -130,22 +132,22 @@ def head_mask(builder: "Builder") -> np.ndarray:
     return mask & (body.pack["scalp"] > 0.5)
 
 
-def heads(builder: "Builder") -> tuple[Head, Head]:
+def heads(builder: Builder) -> tuple[Head, Head]:
     """The head of the template and of this body."""
-    from course_lib.data.wardrobe import landmarks
-
     mask, joints = head_mask(builder), landmarks(builder.body).joints
-    return Head.measure(builder.template, joints, mask), Head.measure(builder.shape.vertices, builder.shape.joints, mask)
+    return Head.measure(builder.template, joints, mask), Head.measure(
+        builder.shape.vertices, builder.shape.joints, mask
+    )
 
 
-def hairline_of(builder: "Builder") -> np.ndarray:
+def hairline_of(builder: Builder) -> np.ndarray:
     """Metres above the hairline (V,) for every vertex of the template; negative on the ears and below the head."""
     reference, _ = heads(builder)
     above = above_hairline(builder.template, reference)
     return np.minimum(above, (0.35 - builder.body.pack["ear"]) * 0.02)
 
 
-def add_hair(builder: "Builder", person: "Person") -> None:
+def add_hair(builder: Builder, person: Person) -> None:
     """The haircut of a person, and the hat that presses it down."""
     hat = next((g for g in person.outfit.garments if g.kind in ("cap", "beanie")), None)
     style = STYLES.get(person.look.hair_style)
@@ -160,40 +162,41 @@ def add_hair(builder: "Builder", person: "Person") -> None:
         add_hat(builder, hat, reference, own)
 
 
-def add_cap(builder: "Builder", person: "Person", style: Style, reference: Head, own: Head, hat: bool) -> None:
+def add_cap(builder: Builder, person: Person, style: Style, reference: Head, own: Head, hat: bool) -> None:
     """Hair on the scalp: thin at the hairline, full above it."""
-    from course_lib.data.wardrobe import Surface, smoothing_matrix
-
     look = person.look
     piece = scalp_piece(builder, [lambda p: above_hairline(p, reference, style) + 0.0005])
     template = piece.base @ builder.template
     above = above_hairline(template, reference, style)
     normals = piece.base @ builder.shape.normals
     points = piece.base @ builder.shape.vertices
-    height = step(0.0, 0.085, template[:, 1] - reference.eye_y)
+    height = smoothstep(0.0, 0.085, template[:, 1] - reference.eye_y)
     volume = 0.7 + 0.6 * look.hair_volume
-    thickness = (style.side + (style.top - style.side) * height) * volume * step(0.001, 0.022 + style.side, above)
+    thickness = (style.side + (style.top - style.side) * height) * volume * smoothstep(0.001, 0.022 + style.side, above)
     if style.combed == "side":
-        thickness += 0.010 * height * np.tanh(-(template[:, 0] + 0.04 * look.parting) * np.sign(look.parting or 1) / 0.03)
+        thickness += (
+            0.010 * height * np.tanh(-(template[:, 0] + 0.04 * look.parting) * np.sign(look.parting or 1) / 0.03)
+        )
     if look.hair_style == "swept":
-        thickness += 0.012 * height * step(0.0, 0.09, template[:, 2] - reference.axis[1])
+        thickness += 0.012 * height * smoothstep(0.0, 0.09, template[:, 2] - reference.axis[1])
     bumps = relief(template, person.seed, 0.018 if style.combed == "curls" else 0.03)
-    thickness = (thickness + style.relief * bumps * step(0.0, 0.02, above)).clip(0.0)
+    thickness = (thickness + style.relief * bumps * smoothstep(0.0, 0.02, above)).clip(0.0)
     if style.hangs == "sheet":  # the falling hair lies over it
         front = reference.azimuth(template)
-        covered = step(0.055, 0.03, template[:, 1] - reference.eye_y) * step(0.9, 1.2, np.abs(front))
+        covered = smoothstep(0.055, 0.03, template[:, 1] - reference.eye_y) * smoothstep(0.9, 1.2, np.abs(front))
         thickness *= 1 - 0.6 * covered
     if hat:
-        thickness = np.minimum(thickness, 0.004 + 0.02 * step(0.0, -0.02, template[:, 1] - reference.eye_y))
+        thickness = np.minimum(thickness, 0.004 + 0.02 * smoothstep(0.0, -0.02, template[:, 1] - reference.eye_y))
     moved = outward(points, normals, own) * thickness[:, None]
     smooth = smoothing_matrix(piece.faces, len(points))
     moved = smooth @ (smooth @ moved) + 0.0004 * normals
-    builder.add(piece, Surface("hair", PART_IDS["Hair"], look), moved.astype(np.float32), above[:, None])
+    builder.add(
+        piece, Surface("hair", PART_IDS["Hair"], look, two_sided=True), moved.astype(np.float32), above[:, None]
+    )
 
 
-def add_hat(builder: "Builder", hat: "Garment", reference: Head, own: Head) -> None:
+def add_hat(builder: Builder, hat: Garment, reference: Head, own: Head) -> None:
     """A beanie with a folded edge, or a cap with a peak."""
-    from course_lib.data.wardrobe import Surface, smoothing_matrix, with_rim
 
     def inside(p):
         return p[:, 1] - reference.eye_y - line_height(_HAT_LINE, reference.azimuth(p))
@@ -201,9 +204,9 @@ def add_hat(builder: "Builder", hat: "Garment", reference: Head, own: Head) -> N
     piece = scalp_piece(builder, [inside])
     template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
     above = inside(template)
-    thickness = 0.011 + 0.012 * step(0.0, 0.10, above)
+    thickness = 0.011 + 0.012 * smoothstep(0.0, 0.10, above)
     if hat.kind == "beanie":
-        thickness += 0.004 * step(0.042, 0.036, above) + 0.012 * step(0.06, 0.1, above)
+        thickness += 0.004 * smoothstep(0.042, 0.036, above) + 0.012 * smoothstep(0.06, 0.1, above)
     moved = outward(piece.base @ builder.shape.vertices, normals, own) * thickness[:, None]
     smooth = smoothing_matrix(piece.faces, len(above))
     for _ in range(3):
@@ -226,16 +229,16 @@ def grid_faces(rows: int, columns: int, closed: bool = False) -> np.ndarray:
     return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
 
 
-def joint_weights(rest: np.ndarray, builder: "Builder", loosen: float = 0.7) -> np.ndarray:
+def joint_weights(rest: np.ndarray, builder: Builder, loosen: float = 0.7) -> np.ndarray:
     """Skinning (N, 55) of free hair: the head's, and lower down more and more the neck's and the chest's."""
     joints = builder.shape.joints
-    low = step(joints[15, 1] - 0.02, joints[9, 1] + 0.06, rest[:, 1]) * loosen  # 15 head, 12 neck, 9 chest
+    low = smoothstep(joints[15, 1] - 0.02, joints[9, 1] + 0.06, rest[:, 1]) * loosen  # 15 head, 12 neck, 9 chest
     weights = np.zeros((len(rest), 55), np.float32)
     weights[:, 15], weights[:, 12], weights[:, 9] = 1 - low, low * 0.5 * (1 - low), low * (0.5 + 0.5 * low)
     return weights
 
 
-def head_radius(builder: "Builder", own: Head, azimuth: np.ndarray, low: float, high: float) -> np.ndarray:
+def head_radius(builder: Builder, own: Head, azimuth: np.ndarray, low: float, high: float) -> np.ndarray:
     """Radius of the skull around the head's axis in directions azimuth (N,), between two heights over the eyes."""
     points = builder.shape.vertices[head_mask(builder) & (builder.body.pack["ear"] < 0.3)]
     height = points[:, 1] - own.eye_y
@@ -245,7 +248,7 @@ def head_radius(builder: "Builder", own: Head, azimuth: np.ndarray, low: float, 
     return np.max(np.where(gap < 0.22, radius, 0.0), axis=1)
 
 
-def body_radius(builder: "Builder", own: Head, azimuth: np.ndarray, heights: np.ndarray) -> np.ndarray:
+def body_radius(builder: Builder, own: Head, azimuth: np.ndarray, heights: np.ndarray) -> np.ndarray:
     """How far neck, back and chest reach from the head's axis: (rows, columns) for heights (rows,) and azimuths."""
     shape, pack = builder.shape, builder.body.pack
     points = shape.vertices[np.unique(pack["faces_tights"])]
@@ -258,10 +261,8 @@ def body_radius(builder: "Builder", own: Head, azimuth: np.ndarray, heights: np.
     return np.max(np.where(level[:, None], reach, 0.0), axis=2)
 
 
-def add_sheet(builder: "Builder", person: "Person", own: Head, hat: bool, rows: int = 24, columns: int = 84) -> None:
+def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int = 24, columns: int = 84) -> None:
     """Hair that falls around the head from temple to temple: a bob, or long over back and chest."""
-    from course_lib.data.wardrobe import Surface
-
     look, rng = person.look, np.random.default_rng(person.seed)
     opening = np.radians(66)
     azimuth = np.linspace(opening, 2 * np.pi - opening, columns)
@@ -282,11 +283,11 @@ def add_sheet(builder: "Builder", person: "Person", own: Head, hat: bool, rows: 
     t = np.linspace(0, 1, rows)[:, None]
     y = top + (ends - top) * t  # (rows, columns)
     below = (own.eye_y - 0.02 - y).clip(0)
-    down = step(0.072, 0.01, y - own.eye_y)
+    down = smoothstep(0.072, 0.01, y - own.eye_y)
     cap = STYLES[look.hair_style].top * (0.7 + 0.6 * look.hair_volume)  # come out from under it
-    lift = cap - 0.014 + (max(volume, cap) + 0.017 - cap) * step(0.074, 0.045, y - own.eye_y)
+    lift = cap - 0.014 + (max(volume, cap) + 0.017 - cap) * smoothstep(0.074, 0.045, y - own.eye_y)
     radius = crown + (skull - crown) * down**0.6 + lift
-    radius = radius - below * (0.18 + 0.1 * (side > 2)) + 0.0035 * locks * step(0.2, 0.8, t)
+    radius = radius - below * (0.18 + 0.1 * (side > 2)) + 0.0035 * locks * smoothstep(0.2, 0.8, t)
     heights = np.linspace(y.min(), own.eye_y - 0.1, 16)
     reach = body_radius(builder, own, azimuth, heights)
     index = np.abs(y[..., None] - heights).argmin(-1)
@@ -294,12 +295,16 @@ def add_sheet(builder: "Builder", person: "Person", own: Head, hat: bool, rows: 
     radius = np.maximum(radius, np.where(y < own.eye_y - 0.1, needed.clip(0, 0.17), 0))
     radius = smooth_rows(radius)
     if look.hair_style == "bob":
-        radius = radius - 0.012 * step(0.75, 1.0, t)  # ends turn in
+        radius = radius - 0.012 * smoothstep(0.75, 1.0, t)  # ends turn in
     if hat:
         radius = np.where(y > own.eye_y - 0.01, np.minimum(radius, skull + 0.004), radius)
     rest = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + own.axis[1]], -1).reshape(-1, 3)
-    where = rest + [0, 0, builder.template[head_mask(builder), 2].mean() - builder.shape.vertices[head_mask(builder), 2].mean()]
-    occlusion = 0.55 + 0.45 * step(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
+    where = rest + [
+        0,
+        0,
+        builder.template[head_mask(builder), 2].mean() - builder.shape.vertices[head_mask(builder), 2].mean(),
+    ]
+    occlusion = 0.55 + 0.45 * smoothstep(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
     fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05), (1 - t + 0 * y).ravel()])
     surface = Surface("hair", PART_IDS["Hair"], look, two_sided=True)
     builder.add_free(rest, joint_weights(rest, builder), grid_faces(rows, columns), where, fields, surface)
@@ -315,14 +320,14 @@ def smooth_rows(grid: np.ndarray, times: int = 3) -> np.ndarray:
     """Average each cell of (rows, columns) with its neighbours, edges kept."""
     for _ in range(times):
         padded = np.pad(grid, 1, mode="edge")
-        grid = (2 * padded[1:-1, 1:-1] + padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]) / 6
+        grid = (
+            2 * padded[1:-1, 1:-1] + padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+        ) / 6
     return grid
 
 
-def add_tail(builder: "Builder", person: "Person", style: Style, own: Head, rows: int = 18, columns: int = 16) -> None:
+def add_tail(builder: Builder, person: Person, style: Style, own: Head, rows: int = 18, columns: int = 16) -> None:
     """A ponytail that leaves the back of the head and falls, or a bun."""
-    from course_lib.data.wardrobe import Surface
-
     look = person.look
     back = head_radius(builder, own, np.array([np.pi]), 0.0, 0.06)[0]
     t, turn = np.linspace(0, 1, rows)[:, None], np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
@@ -331,9 +336,9 @@ def add_tail(builder: "Builder", person: "Person", style: Style, own: Head, rows
         length = 0.16 + 0.16 * look.hair_length
         path_z = own.axis[1] - back + 0.012 - 0.055 * np.sin(np.pi * np.minimum(t * 1.6, 1) / 2) - 0.012 * t
         path_y = height + 0.03 * np.sin(np.pi * np.minimum(t * 2.2, 1)) - length * t**1.4
-        width = 0.010 + 0.021 * step(0.05, 0.35, t) * (1 - 0.75 * step(0.5, 1.0, t))
-        y = path_y + width * 0.55 * np.cos(turn) * (1 - step(0.1, 0.4, t))
-        x, z = width * np.sin(turn) + 0 * t, path_z + width * 0.8 * np.cos(turn) * step(0.0, 0.4, t)
+        width = 0.010 + 0.021 * smoothstep(0.05, 0.35, t) * (1 - 0.75 * smoothstep(0.5, 1.0, t))
+        y = path_y + width * 0.55 * np.cos(turn) * (1 - smoothstep(0.1, 0.4, t))
+        x, z = width * np.sin(turn) + 0 * t, path_z + width * 0.8 * np.cos(turn) * smoothstep(0.0, 0.4, t)
     else:
         radius = 0.030 + 0.012 * look.hair_volume
         polar = np.pi * t
@@ -344,15 +349,15 @@ def add_tail(builder: "Builder", person: "Person", style: Style, own: Head, rows
     if style.hangs == "bun":
         rest = rest + (rest - rest.mean(0)) * (0.09 * relief(rest, person.seed, 0.025))[:, None]
     u = np.broadcast_to(turn, (rows, columns)).ravel() / (2 * np.pi)
-    fields = np.column_stack([np.full(len(rest), 9.0), np.full(len(rest), 0.9), u, np.broadcast_to(t, (rows, columns)).ravel()])
+    fields = np.column_stack(
+        [np.full(len(rest), 9.0), np.full(len(rest), 0.9), u, np.broadcast_to(t, (rows, columns)).ravel()]
+    )
     surface = Surface("tail", PART_IDS["Hair"], look, two_sided=True)
     builder.add_free(rest, joint_weights(rest, builder, 0.5), grid_faces(rows, columns, True), rest, fields, surface)
 
 
-def add_peak(builder: "Builder", hat: "Garment", own: Head, rows: int = 7, columns: int = 25) -> None:
+def add_peak(builder: Builder, hat: Garment, own: Head, rows: int = 7, columns: int = 25) -> None:
     """The peak of a baseball cap: a bent half moon in front of the forehead."""
-    from course_lib.data.wardrobe import Surface
-
     azimuth = np.linspace(-1.15, 1.15, columns)
     skull = head_radius(builder, own, azimuth, 0.03, 0.07) + 0.010
     t = np.linspace(0, 1, rows)[:, None]

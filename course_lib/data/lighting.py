@@ -62,7 +62,7 @@ _RECIPES = {
     "sun": ((2.1, 2.9), (0.0, 0.35), (28, 65), (0.55, 0.85), (-0.8, -0.3), (0.006, 0.02)),
     "overcast": ((0.35, 0.7), (-0.2, 0.1), (50, 80), (1.25, 1.6), (-0.35, 0.0), (0.10, 0.20)),
     "indoor": ((0.9, 1.5), (0.1, 0.7), (35, 70), (0.65, 0.95), (-0.1, 0.4), (0.05, 0.12)),
-    "studio": ((1.3, 1.9), (-0.15, 0.15), (25, 55), (0.65, 0.95), (-0.1, 0.1), (0.05, 0.12)),
+    "studio": ((1.2, 1.7), (-0.15, 0.15), (25, 55), (0.5, 0.75), (-0.1, 0.1), (0.05, 0.12)),
     "dusk": ((1.4, 2.1), (0.7, 1.2), (8, 24), (0.4, 0.6), (-1.0, -0.5), (0.01, 0.03)),
     "coloured": ((1.1, 1.7), (-0.6, 0.8), (20, 60), (0.45, 0.7), (-0.8, 0.5), (0.03, 0.10)),
 }
@@ -100,7 +100,7 @@ def sample_points(rng: np.random.Generator, kind: str, azimuth: float) -> list[P
         colour = temperature(rng.uniform(-0.5, 0.8))
         if kind == "coloured":
             colour = 0.25 + 1.5 * rng.dirichlet(np.full(3, 0.7))
-        lamps.append(PointLight(vector(position), vector(colour * rng.uniform(0.25, 0.6) * distance**2)))
+        lamps.append(PointLight(vector(position), vector(colour * rng.uniform(0.15, 0.42) * distance**2)))
     return lamps
 
 

@@ -71,21 +71,29 @@ class Settings:
 
 def make_settings(world: str, count: int, size: int | tuple[int, int], seed: int, split: str, views: int, frames: int, motion: str | None, formats: tuple[str, ...], supersample: int, scenes_per_shard: int | None) -> Settings:  # fmt: skip
     """Checked settings. ValueError (UnknownWorld for the world) with what to do."""
-    from course_lib.data.worlds import world_named  # late: a worker pays for this import, the command line need not
+    from course_lib.data.keypoints import check_format  # late: the command line need not pay for this
+    from course_lib.data.sequences import check_motion
+    from course_lib.data.worlds import world_named
 
     world_named(world, split)
+    for name in formats:
+        check_format(name)
     height, width = (size, size) if isinstance(size, int) else size
     if min(count, height, width, views, frames, supersample) < 1 or seed < 0:
         raise ValueError("count, size, views, frames and supersample must be at least 1, and seed at least 0")
     per_scene = views * frames
     if count % per_scene:
         below = count // per_scene * per_scene
-        raise ValueError(f"count {count} is no multiple of views x frames = {per_scene}: use {below or per_scene} or {below + per_scene}")
-    motion = motion or ("still" if frames == 1 else "walking")
+        raise ValueError(
+            f"count {count} is no multiple of views x frames = {per_scene}: use {below or per_scene} or {below + per_scene}"
+        )
+    motion = check_motion(motion or ("still" if frames == 1 else "walking"))
     scenes = count // per_scene
     per_shard = scenes_per_shard or max(1, min(-(-200 // per_scene), -(-scenes // 4)))
     body = body_file().name
-    return Settings(world, split, count, (height, width), seed, views, frames, motion, tuple(formats), supersample, per_shard, body)
+    return Settings(
+        world, split, count, (height, width), seed, views, frames, motion, tuple(formats), supersample, per_shard, body
+    )
 
 
 # ---------------------------------------------------------------- one shard, in a worker
@@ -113,7 +121,9 @@ def _samples(settings: Settings, number: int) -> Iterator:
 
     s = settings
     for scene in s.scenes_of(number):
-        for sample in render_samples(s.world, s.split, s.seed, scene, s.size, s.views, s.frames, s.motion, s.formats, s.supersample):
+        for sample in render_samples(
+            s.world, s.split, s.seed, scene, s.size, s.views, s.frames, s.motion, s.formats, s.supersample
+        ):
             if _progress is not None:
                 with _progress.get_lock():
                     _progress.value += 1
@@ -142,7 +152,9 @@ def locked(out: Path) -> Iterator[None]:
         except FileExistsError:
             owner = _read_lock(lock)
             if _alive(owner):
-                raise MakeError(f"{out} is being made by process {owner['pid']}: wait for it, or use another folder") from None
+                raise MakeError(
+                    f"{out} is being made by process {owner['pid']}: wait for it, or use another folder"
+                ) from None
             lock.unlink(missing_ok=True)
     else:
         raise MakeError(f"{out} is being made by another process: wait for it, or delete {lock}")
@@ -168,7 +180,13 @@ def open_folder(out: Path, settings: Settings) -> dict:
         strangers = [p.name for p in out.iterdir() if not p.name.startswith(".") and not p.name.startswith("shard-")]
         if strangers:
             raise MakeError(f"{out} is not empty ({strangers[0]} is in it) and has no manifest: choose a new folder")
-        return {"version": shards.VERSION, "schema": shards.schema_version(), "settings": wanted, "shards": {}, "complete": False}
+        return {
+            "version": shards.VERSION,
+            "schema": shards.schema_version(),
+            "settings": wanted,
+            "shards": {},
+            "complete": False,
+        }
     manifest = shards.read_manifest(out)
     found = manifest["settings"]
     differ = [f"{key} is {found.get(key)!r}, not {wanted[key]!r}" for key in wanted if found.get(key) != wanted[key]]
@@ -217,7 +235,9 @@ def make(world: str, count: int, out: str | Path, size: int | tuple[int, int] = 
     Raises UnknownWorld, ValueError for settings, MakeError for a folder that is in use or holds other data, a worker that
     died, a full disk: whole shards are kept, and the same call continues.
     """
-    settings = make_settings(world, count, size, seed, split, views, frames, motion, formats, supersample, scenes_per_shard)
+    settings = make_settings(
+        world, count, size, seed, split, views, frames, motion, formats, supersample, scenes_per_shard
+    )
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
@@ -247,7 +267,9 @@ def _make_missing(out: Path, settings: Settings, manifest: dict, missing: list[i
 
 def _stopped(why: str, manifest: dict, settings: Settings, out: Path) -> MakeError:
     done = len(manifest["shards"])
-    return MakeError(f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: run the same command again to continue.")
+    return MakeError(
+        f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: run the same command again to continue."
+    )
 
 
 def _finish(out: Path, manifest: dict, name: str, entry: dict, bar: tqdm) -> None:
@@ -258,7 +280,9 @@ def _finish(out: Path, manifest: dict, name: str, entry: dict, bar: tqdm) -> Non
     bar.refresh()
 
 
-def _make_in_workers(out: Path, settings: Settings, manifest: dict, missing: list[int], workers: int, bar: tqdm) -> None:
+def _make_in_workers(
+    out: Path, settings: Settings, manifest: dict, missing: list[int], workers: int, bar: tqdm
+) -> None:
     context, done = multiprocessing.get_context("spawn"), bar.n
     counter = context.Value("l", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
@@ -305,7 +329,10 @@ def check_test_set(world: str, folder: Path) -> str:
     found, recorded = shards.manifest_hash(folder), recorded_test_sets().get(world, {})
     if found == recorded.get("sha256"):
         return f"OK    {world}: sha256 {found[:16]} as on record"
-    versions = {"torch": torch.__version__.split("+")[0], "machine": f"{os.uname().machine}" if hasattr(os, "uname") else "windows"}
+    versions = {
+        "torch": torch.__version__.split("+")[0],
+        "machine": f"{os.uname().machine}" if hasattr(os, "uname") else "windows",
+    }
     return f"NOTE  {world}: sha256 {found[:16]}, on record {str(recorded.get('sha256'))[:16]} made with {recorded.get('versions')}; here {versions}"
 
 
@@ -318,7 +345,12 @@ def record_test_set(world: str, folder: Path) -> None:
     """Writes a test set's hash into the repository: for whoever changes the worlds."""
     manifest = shards.read_manifest(folder)
     versions = {"torch": torch.__version__.split("+")[0], "machine": os.uname().machine}
-    entry = {"sha256": shards.manifest_hash(folder), "count": manifest["settings"]["count"], "size": manifest["settings"]["size"], "versions": versions}
+    entry = {
+        "sha256": shards.manifest_hash(folder),
+        "count": manifest["settings"]["count"],
+        "size": manifest["settings"]["size"],
+        "versions": versions,
+    }
     records = recorded_test_sets() | {world: entry}
     TEST_SETS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
 

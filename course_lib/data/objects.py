@@ -44,7 +44,10 @@ def join(*meshes: ObjectMesh) -> ObjectMesh:
     counts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
     faces = torch.cat([mesh.faces + int(start) for mesh, start in zip(meshes, counts, strict=False)])
     return ObjectMesh(
-        torch.cat([m.vertices for m in meshes]), faces, torch.cat([m.colours for m in meshes]), torch.cat([m.normals for m in meshes])
+        torch.cat([m.vertices for m in meshes]),
+        faces,
+        torch.cat([m.colours for m in meshes]),
+        torch.cat([m.normals for m in meshes]),
     )
 
 
@@ -52,7 +55,9 @@ def _paint(count: int, colour: Colour) -> Tensor:
     return torch.tensor(colour, dtype=torch.float32).expand(count, 3).clone()
 
 
-def box(size: tuple[float, float, float], centre: tuple[float, float, float], colour: Colour, rounded: float = 0.0) -> ObjectMesh:
+def box(
+    size: tuple[float, float, float], centre: tuple[float, float, float], colour: Colour, rounded: float = 0.0
+) -> ObjectMesh:
     """A box of width, height, depth `size`; 24 vertices so that its edges stay sharp."""
     corners, normals, faces = [], [], []
     for axis in range(3):
@@ -66,10 +71,14 @@ def box(size: tuple[float, float, float], centre: tuple[float, float, float], co
     vertices = np.array(corners) * np.array(size) / 2 + np.array(centre)
     normals = np.array(normals) + rounded * np.array(corners)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return ObjectMesh(torch.tensor(vertices).float(), torch.tensor(faces), _paint(24, colour), torch.tensor(normals).float())
+    return ObjectMesh(
+        torch.tensor(vertices).float(), torch.tensor(faces), _paint(24, colour), torch.tensor(normals).float()
+    )
 
 
-def lathe(profile: list[tuple[float, float]], colour: Colour, sides: int = 20, centre: tuple[float, float, float] = (0, 0, 0)) -> ObjectMesh:
+def lathe(
+    profile: list[tuple[float, float]], colour: Colour, sides: int = 20, centre: tuple[float, float, float] = (0, 0, 0)
+) -> ObjectMesh:
     """Turns a profile of (radius, height) points, from bottom to top, about the vertical. A repeated point makes a sharp edge."""
     points, angles = np.array(profile, dtype=float), np.linspace(0, 2 * np.pi, sides, endpoint=False)
     tangent = np.gradient(points, axis=0) if len(points) > 1 else points
@@ -83,7 +92,12 @@ def lathe(profile: list[tuple[float, float]], colour: Colour, sides: int = 20, c
             a, b = ring * sides + k, ring * sides + (k + 1) % sides
             faces += [(a, a + sides, b), (b, a + sides, b + sides)]
     vertices = np.concatenate(vertices) + np.array(centre)
-    return ObjectMesh(torch.tensor(vertices).float(), torch.tensor(faces), _paint(len(vertices), colour), torch.tensor(np.concatenate(normals)).float())
+    return ObjectMesh(
+        torch.tensor(vertices).float(),
+        torch.tensor(faces),
+        _paint(len(vertices), colour),
+        torch.tensor(np.concatenate(normals)).float(),
+    )
 
 
 def cylinder(radius: float, height: float, colour: Colour, base: tuple[float, float, float] = (0, 0, 0), top: float | None = None, sides: int = 20) -> ObjectMesh:  # fmt: skip
@@ -95,7 +109,13 @@ def cylinder(radius: float, height: float, colour: Colour, base: tuple[float, fl
     return join(side, lid, foot)
 
 
-def ball(radius: float, colour: Colour, second: Colour | None = None, centre: tuple[float, float, float] | None = None, sides: int = 24) -> ObjectMesh:
+def ball(
+    radius: float,
+    colour: Colour,
+    second: Colour | None = None,
+    centre: tuple[float, float, float] | None = None,
+    sides: int = 24,
+) -> ObjectMesh:
     """A ball lying on the floor (or around `centre`), with stripes of a second colour if one is given."""
     angles = np.linspace(-np.pi / 2, np.pi / 2, 13)
     centre = (0.0, radius, 0.0) if centre is None else centre
@@ -108,7 +128,9 @@ def ball(radius: float, colour: Colour, second: Colour | None = None, centre: tu
     return ObjectMesh(mesh.vertices, mesh.faces, colours, normals)
 
 
-def rod(start: tuple[float, float, float], end: tuple[float, float, float], radius: float, colour: Colour, sides: int = 8) -> ObjectMesh:
+def rod(
+    start: tuple[float, float, float], end: tuple[float, float, float], radius: float, colour: Colour, sides: int = 8
+) -> ObjectMesh:
     """A straight rod between two points."""
     a, b = np.array(start, dtype=float), np.array(end, dtype=float)
     mesh = lathe([(radius, 0), (radius, float(np.linalg.norm(b - a)))], colour, sides)
@@ -175,7 +197,9 @@ def stool(rng: np.random.Generator, height: float = 0.46) -> ObjectMesh:
         return cylinder(rng.uniform(0.19, 0.25), height, colour, sides=24)
     if kind == 1:
         return box((0.42, height, 0.42), (0, height / 2, 0), colour)
-    return join(box((0.4, 0.05, 0.4), (0, height - 0.025, 0), colour), *_legs(0.38, 0.38, height - 0.05, 0.04, wood(rng)))
+    return join(
+        box((0.4, 0.05, 0.4), (0, height - 0.025, 0), colour), *_legs(0.38, 0.38, height - 0.05, 0.04, wood(rng))
+    )
 
 
 def chair(rng: np.random.Generator, height: float = 0.46) -> ObjectMesh:
@@ -184,7 +208,10 @@ def chair(rng: np.random.Generator, height: float = 0.46) -> ObjectMesh:
     parts = [box((0.44, 0.05, 0.44), (0, height - 0.025, 0), seat), *_legs(0.42, 0.42, height - 0.05, 0.035, frame)]
     parts += [box((0.035, back, 0.035), (x, height + back / 2, -0.2), frame) for x in (-0.19, 0.19)]
     rails = rng.integers(1, 4)
-    parts += [box((0.42, 0.45 * back / rails, 0.03), (0, height + back * (0.4 + 0.55 * (k + 0.5) / rails), -0.2), seat) for k in range(rails)]
+    parts += [
+        box((0.42, 0.45 * back / rails, 0.03), (0, height + back * (0.4 + 0.55 * (k + 0.5) / rails), -0.2), seat)
+        for k in range(rails)
+    ]
     return join(*parts)
 
 
@@ -195,7 +222,9 @@ def table(rng: np.random.Generator) -> ObjectMesh:
         top = cylinder(rng.uniform(0.3, 0.55), 0.04, colour, (0, height - 0.04, 0), sides=28)
         return join(top, cylinder(0.04, height, grey(rng)), cylinder(0.22, 0.03, grey(rng)))
     width, depth = rng.uniform(0.7, 1.4), rng.uniform(0.5, 0.8)
-    return join(box((width, 0.04, depth), (0, height - 0.02, 0), colour), *_legs(width, depth, height, 0.05, any_colour(rng)))
+    return join(
+        box((width, 0.04, depth), (0, height - 0.02, 0), colour), *_legs(width, depth, height, 0.05, any_colour(rng))
+    )
 
 
 def shelf(rng: np.random.Generator) -> ObjectMesh:
@@ -236,14 +265,22 @@ def _leaf(rng: np.random.Generator, height: float, colour: Colour) -> ObjectMesh
     out, up = spread * t**1.5, 0.28 + rise * (t - 0.35 * t**3)
     width = rng.uniform(0.04, 0.09) * np.sin(np.pi * np.clip(t + 0.05, 0, 1)) + 0.004
     along, across = np.array([np.cos(azimuth), np.sin(azimuth)]), np.array([-np.sin(azimuth), np.cos(azimuth)])
-    edges = [np.stack([out * along[0] + s * width * across[0], up, out * along[1] + s * width * across[1]], 1) for s in (-1, 1)]
+    edges = [
+        np.stack([out * along[0] + s * width * across[0], up, out * along[1] + s * width * across[1]], 1)
+        for s in (-1, 1)
+    ]
     vertices = np.concatenate(edges)  # (12, 3)
     faces = [f for k in range(5) for f in ((k, k + 1, k + 6), (k + 6, k + 1, k + 7))]
     normal = np.stack([-along[0] * 0.5 * t, np.ones(6), -along[1] * 0.5 * t], 1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     shade = torch.tensor(0.65 + 0.5 * np.concatenate([t, t])).float()[:, None]
     colours = (_paint(12, colour) * shade).clamp(0, 1)
-    return ObjectMesh(torch.tensor(vertices).float(), torch.tensor(faces), colours, torch.tensor(np.concatenate([normal, normal])).float())
+    return ObjectMesh(
+        torch.tensor(vertices).float(),
+        torch.tensor(faces),
+        colours,
+        torch.tensor(np.concatenate([normal, normal])).float(),
+    )
 
 
 def column(rng: np.random.Generator) -> ObjectMesh:
@@ -267,7 +304,10 @@ def sofa(rng: np.random.Generator) -> ObjectMesh:
     parts += [box((0.18, 0.55, 0.75), (x * (width / 2 - 0.09), 0.3, 0), colour, 0.1) for x in (-1, 1)]
     seats = 2 if width < 1.5 else 3
     step = (width - 0.36) / seats
-    parts += [box((step * 0.97, 0.12, 0.55), (-width / 2 + 0.18 + step * (k + 0.5), 0.4, 0.08), lighter, 0.25) for k in range(seats)]
+    parts += [
+        box((step * 0.97, 0.12, 0.55), (-width / 2 + 0.18 + step * (k + 0.5), 0.4, 0.08), lighter, 0.25)
+        for k in range(seats)
+    ]
     return join(*parts)
 
 
@@ -292,7 +332,10 @@ def sign(rng: np.random.Generator) -> ObjectMesh:
 def cone(rng: np.random.Generator) -> ObjectMesh:
     """A traffic cone."""
     orange, white = (0.95, 0.4, 0.08), (0.95, 0.95, 0.93)
-    rings = [lathe([(0.14 - 0.026 * k, 0.04 + 0.13 * k), (0.114 - 0.026 * k, 0.17 + 0.13 * k)], (orange, white)[k % 2]) for k in range(4)]
+    rings = [
+        lathe([(0.14 - 0.026 * k, 0.04 + 0.13 * k), (0.114 - 0.026 * k, 0.17 + 0.13 * k)], (orange, white)[k % 2])
+        for k in range(4)
+    ]
     return join(box((0.36, 0.04, 0.36), (0, 0.02, 0), orange), *rings)
 
 

@@ -14,7 +14,15 @@ PART_IDS = {name: index for index, name in enumerate(PART_NAMES)}
 PART_COLOURS = (
     np.array(
         [
-            *((0, 0, 0), (250, 235, 120), (235, 180, 150), (110, 65, 40), (225, 70, 40), (250, 120, 70), (240, 160, 60)),
+            *(
+                (0, 0, 0),
+                (250, 235, 120),
+                (235, 180, 150),
+                (110, 65, 40),
+                (225, 70, 40),
+                (250, 120, 70),
+                (240, 160, 60),
+            ),
             *((200, 90, 60), (140, 30, 30), (190, 50, 90), (250, 190, 90), (230, 120, 110), (70, 90, 190)),
             *((30, 140, 200), (80, 190, 240), (60, 160, 160), (70, 120, 210), (20, 60, 110), (50, 90, 150)),
             *((110, 210, 200), (100, 150, 230), (170, 200, 110), (120, 180, 100), (230, 60, 120), (180, 30, 90)),
@@ -33,7 +41,9 @@ def mirrored(name: str) -> str:
     return name.replace("Right_", "Left_", 1)
 
 
-MIRROR = np.array([PART_IDS[mirrored(name)] for name in PART_NAMES], dtype=np.uint8)  # parts_flipped = MIRROR[parts][:, ::-1]
+MIRROR = np.array(
+    [PART_IDS[mirrored(name)] for name in PART_NAMES], dtype=np.uint8
+)  # parts_flipped = MIRROR[parts][:, ::-1]
 
 # which class bare skin has, from the joint that moves it most
 SKIN_CLASSES = ("Face_Neck", "Torso") + tuple(

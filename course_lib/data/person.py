@@ -66,6 +66,7 @@ class Garment:
     neck: str = "crew"  # crew, v, scoop, turtle, collar
     fit: float = 0.3
     layer: int = 0
+    tucked: bool = False  # into what is worn below, whose waist is this garment's
     details: tuple[str, ...] = ()  # buttons, pocket, placket, cuffs, stripe, logo, seam
 
 
@@ -205,10 +206,12 @@ def sample_person(rng: np.random.Generator, clothed: bool = True) -> Person:
     """Draw an adult: same state of `rng`, same person, always. `clothed=False` gives a mannequin (a grey figure)."""
     seed = int(rng.integers(2**31))
     own = np.random.default_rng(seed)
-    betas = own.normal(size=10).clip(-2.2, 2.2).astype(np.float32)
+    betas = (0.9 * own.normal(size=10)).clip(-1.9, 1.9).astype(np.float32)
     look = sample_look(own, *phenotype(betas))
     outfit = sample_outfit(own, look) if clothed else Outfit()
-    return Person(seed, betas, np.zeros(ACTION_COUNT, np.float32), relaxed_pose(), np.zeros(3, np.float32), look, outfit)
+    return Person(
+        seed, betas, np.zeros(ACTION_COUNT, np.float32), relaxed_pose(), np.zeros(3, np.float32), look, outfit
+    )
 
 
 def relaxed_pose() -> np.ndarray:
@@ -319,7 +322,14 @@ def sample_look(rng: np.random.Generator, female: float, age: float) -> Look:
 def iris_table(tone: float) -> dict[str, float]:
     """How likely each eye colour is for a skin tone (0 light .. 7 dark)."""
     light = max(0.0, 1 - tone / 3.5)
-    return {"brown": 1.0, "dark": 0.2 + tone / 4, "hazel": 0.9 * light, "green": 0.5 * light, "blue": light, "grey": 0.4 * light}
+    return {
+        "brown": 1.0,
+        "dark": 0.2 + tone / 4,
+        "hazel": 0.9 * light,
+        "green": 0.5 * light,
+        "blue": light,
+        "grey": 0.4 * light,
+    }
 
 
 def sample_hair_style(rng: np.random.Generator, is_female: bool, age: float, tone: float) -> str:
@@ -330,14 +340,21 @@ def sample_hair_style(rng: np.random.Generator, is_female: bool, age: float, ton
         return choose(rng, table | {"curly": 2 * curls, "afro": curls * (tone > 3.5)})
     table = {"short": 1.0, "crop": 0.8, "side_part": 0.8, "swept": 0.7, "shaved": 0.5, "long": 0.12, "bun": 0.1}
     old = max(0.0, age - 35) / 30
-    return choose(rng, table | {"curly": 2 * curls, "afro": curls * (tone > 3.5), "receding": 0.15 + old, "bald": 0.15 + old / 2})
+    return choose(
+        rng, table | {"curly": 2 * curls, "afro": curls * (tone > 3.5), "receding": 0.15 + old, "bald": 0.15 + old / 2}
+    )
 
 
 def sample_hair_colour(rng: np.random.Generator, age: float, tone: float) -> Colour:
     """Natural colours by skin tone, grey with age."""
     light = max(0.0, 1 - tone / 3)
     table = {"black": 0.4 + tone / 3, "dark": 1.0, "brown": 0.9, "chestnut": 0.5 * light, "blond": light}
-    table |= {"sand": 0.6 * light, "red": 0.3 * light, "grey": max(0.0, age - 45) / 15, "white": max(0.0, age - 62) / 12}
+    table |= {
+        "sand": 0.6 * light,
+        "red": 0.3 * light,
+        "grey": max(0.0, age - 45) / 15,
+        "white": max(0.0, age - 62) / 12,
+    }
     return jitter(rng, _HAIRS[choose(rng, table)], 0.05)
 
 
@@ -373,7 +390,16 @@ def sample_print(rng: np.random.Generator, table: dict[str, float]) -> dict:
     return {"colour": colour, "colour2": second, "pattern": pattern, "scale": float(scale)}
 
 
-_PRINTS = {"plain": 5, "stripes": 1.6, "checks": 0.9, "dots": 0.5, "heather": 1.4, "gradient": 0.4, "block": 0.8, "logo": 1.0}
+_PRINTS = {
+    "plain": 5,
+    "stripes": 1.6,
+    "checks": 0.9,
+    "dots": 0.5,
+    "heather": 1.4,
+    "gradient": 0.4,
+    "block": 0.8,
+    "logo": 1.0,
+}
 
 
 def sample_outfit(rng: np.random.Generator, look: Look) -> Outfit:
@@ -383,8 +409,7 @@ def sample_outfit(rng: np.random.Generator, look: Look) -> Outfit:
     upper = sample_upper(rng, women, lower)
     feet = sample_feet(rng)
     garments = [g for g in feet if g.kind == "sock"] + [lower, *upper] + [g for g in feet if g.kind == "shoe"]
-    tucked = upper[0].layer < lower.layer
-    if lower.kind == "trousers" and (tucked or upper[0].hem < -0.02) and rng.random() < 0.75:
+    if lower.kind == "trousers" and (upper[0].tucked or upper[0].hem < -0.02) and rng.random() < 0.75:
         leather = jitter(rng, [(0.2, 0.12, 0.08), (0.08, 0.08, 0.08), (0.4, 0.24, 0.13)][rng.integers(3)], 0.05)
         belt = Garment("belt", "Apparel", leather, (0.75, 0.7, 0.55), material="leather", waist=lower.waist, layer=4)
         garments.insert(garments.index(lower) + 1, belt)
@@ -405,7 +430,9 @@ def sample_lower(rng: np.random.Generator, women: bool) -> Garment:
         prints = sample_print(rng, {"plain": 4, "checks": 1, "dots": 0.8, "stripes": 0.6, "gradient": 0.5})
         hem = float(rng.choice([0.72, 0.95, 1.25, 1.6]) + rng.normal(0, 0.06))
         return Garment("skirt", hem=hem, fit=float(rng.uniform(0.0, 1)), material="cotton", **prints, **common)
-    hem = float(rng.uniform(0.5, 1.05)) if kind == "shorts" else float(rng.choice([1.9, 2.0, 1.78], p=[0.5, 0.35, 0.15]))
+    hem = (
+        float(rng.uniform(0.5, 1.05)) if kind == "shorts" else float(rng.choice([1.9, 2.0, 1.78], p=[0.5, 0.35, 0.15]))
+    )
     fit = {"leggings": 0.0, "jeans": rng.uniform(0.2, 0.7), "wide": 1.0, "shorts": rng.uniform(0.4, 1.0)}.get(
         kind, rng.uniform(0.35, 0.75)
     )
@@ -430,7 +457,12 @@ def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[
     table = {"tee": 1.5, "long": 0.8, "jumper": 0.8, "shirt": 0.8, "polo": 0.35, "tank": 0.25}
     kind = choose(rng, table | ({"crop": 0.35, "blouse": 0.5, "tank": 0.5} if women else {}))
     prints = sample_print(rng, _PRINTS)
-    sleeve = {"tank": -0.12, "tee": rng.uniform(0.45, 0.85), "polo": rng.uniform(0.5, 0.8), "crop": rng.uniform(-0.1, 0.6)}
+    sleeve = {
+        "tank": -0.12,
+        "tee": rng.uniform(0.45, 0.85),
+        "polo": rng.uniform(0.5, 0.8),
+        "crop": rng.uniform(-0.1, 0.6),
+    }
     necks = {"tee": {"crew": 2, "v": 1}, "long": {"crew": 2, "turtle": 1}, "jumper": {"crew": 2, "turtle": 1, "v": 1}}
     necks |= {"tank": {"scoop": 1}, "shirt": {"collar": 1}, "polo": {"collar": 1}, "blouse": {"v": 1, "scoop": 1}}
     tucked = kind in ("shirt", "blouse", "tee", "long") and rng.random() < (0.4 if lower.kind == "skirt" else 0.22)
@@ -444,6 +476,8 @@ def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[
         fit=float({"jumper": rng.uniform(0.5, 1), "tank": rng.uniform(0.1, 0.4)}.get(kind, rng.uniform(0.2, 0.85))),
         material={"jumper": "wool", "blouse": "silk"}.get(kind, "cotton"),
         layer=1 if tucked else 3,
+        tucked=tucked,
+        waist=lower.waist,
         details=details,
         **prints,
     )
@@ -472,10 +506,14 @@ def sample_feet(rng: np.random.Generator) -> list[Garment]:
     sock_colour = sample_colour(rng, 0.3)
     pattern = choose(rng, {"plain": 3, "stripes": 1})
     height = float(rng.choice([1.93, 1.8, 1.55, 1.2], p=[0.3, 0.4, 0.2, 0.1]))
-    sock = Garment("sock", "Sock", sock_colour, (0.9, 0.9, 0.9), pattern, 0.03, hem=height, layer=0, details=("cuffs", "ribs"))
+    sock = Garment(
+        "sock", "Sock", sock_colour, (0.9, 0.9, 0.9), pattern, 0.03, hem=height, layer=0, details=("cuffs", "ribs")
+    )
     if kind == "socks":
         return [sock]
-    colour = {"leather": [(0.1, 0.09, 0.09), (0.35, 0.2, 0.12)], "boots": [(0.12, 0.1, 0.1), (0.45, 0.32, 0.2)]}.get(kind)
+    colour = {"leather": [(0.1, 0.09, 0.09), (0.35, 0.2, 0.12)], "boots": [(0.12, 0.1, 0.1), (0.45, 0.32, 0.2)]}.get(
+        kind
+    )
     colour = jitter(rng, colour[rng.integers(2)], 0.05) if colour else sample_colour(rng, 0.4)
     sole = {"trainers": (0.92, 0.91, 0.88), "boots": (0.2, 0.16, 0.13)}.get(kind, (0.12, 0.1, 0.09))
     height = {"boots": 1.72, "pumps": 2.06}.get(kind, 1.985)

@@ -40,7 +40,7 @@ LIMITS = {
     "jaw": ((0, 20), (-3, 3), (-2, 2)),
     "left_eye_smplhf": ((-20, 20), (-28, 28), (-2, 2)),
 }
-FINGER_LIMITS = ((-12, 12), (-18, 18), (-95, 12))
+FINGER_LIMITS = ((-12, 12), (-18, 18), (-88, 12))  # z stays below 90: there Euler angles are not unique
 THUMB_LIMITS = ((-45, 45), (-55, 35), (-50, 25))
 
 # collar, shoulder, elbow, wrist
@@ -68,7 +68,19 @@ ARMS = {
     "around": ((0, 4, 4), (-5, 14, 0), (0, -25, 0), (0, 0, -15)),
     "on_thigh": ((0, -4, -2), (-42, -44, -60), (0, -38, 0), (0, 0, 10)),
 }
-EVERYDAY_ARMS = ("relaxed", "relaxed", "slightly_out", "on_hip", "across", "hold", "wave", "phone", "point", "chin", "side")
+EVERYDAY_ARMS = (
+    "relaxed",
+    "relaxed",
+    "slightly_out",
+    "on_hip",
+    "across",
+    "hold",
+    "wave",
+    "phone",
+    "point",
+    "chin",
+    "side",
+)
 ALL_ARMS = tuple(name for name in ARMS if name not in ("shake", "around"))
 
 # hip, knee; whether the sole is flat on the floor (then the ankle is what makes it so)
@@ -116,9 +128,26 @@ FAMILIES = {
     "crouching": Family((("squat", "squat"),), (10, 24), (3, 11), ("hold", "forward", "across", "on_thigh", "chin")),
     "kneeling": Family((("kneel", "kneel"), ("lunge_front", "kneel")), (-3, 5), arms=EVERYDAY_ARMS),
     "kicking": Family((("kick", "stand"), ("side_kick", "ease"), ("raised", "stand")), (-8, 4), (-4, 8), ALL_ARMS),
-    "jumping": Family((("tuck", "tuck"), ("straight_down",) * 2, ("kick", "heel_up"), ("wide", "wide")), (-5, 12), arms=ALL_ARMS, upright=False, flight=(0.05, 0.4)),
-    "sitting": Family((("sit", "sit"), ("sit_forward", "sit"), ("sit_forward",) * 2), (-8, 6), (0, 14), EVERYDAY_ARMS + ("on_thigh",) * 6),
-    "lying": Family((("stand", "ease"), ("ease", "ease"), ("straight_down",) * 2), (-90, -88), (-2, 4), ("slightly_out", "side", "up", "behind_head"), upright=False),
+    "jumping": Family(
+        (("tuck", "tuck"), ("straight_down",) * 2, ("kick", "heel_up"), ("wide", "wide")),
+        (-5, 12),
+        arms=ALL_ARMS,
+        upright=False,
+        flight=(0.05, 0.4),
+    ),
+    "sitting": Family(
+        (("sit", "sit"), ("sit_forward", "sit"), ("sit_forward",) * 2),
+        (-8, 6),
+        (0, 14),
+        EVERYDAY_ARMS + ("on_thigh",) * 6,
+    ),
+    "lying": Family(
+        (("stand", "ease"), ("ease", "ease"), ("straight_down",) * 2),
+        (-90, -88),
+        (-2, 4),
+        ("slightly_out", "side", "up", "behind_head"),
+        upright=False,
+    ),
 }
 SHARES = {"standing": 24, "walking": 14, "running": 6, "reaching": 12, "lunging": 5, "bending": 5, "crouching": 5, "kneeling": 4, "kicking": 5, "jumping": 5, "sitting": 13, "lying": 2}  # fmt: skip
 
@@ -272,7 +301,9 @@ def sample_family(rng: np.random.Generator) -> str:
     return str(rng.choice(list(SHARES), p=shares / shares.sum()))
 
 
-def sample_pose(rng: np.random.Generator, family: str | None = None, skeleton: "Skeleton | None" = None, tries: int = 20) -> np.ndarray:
+def sample_pose(
+    rng: np.random.Generator, family: str | None = None, skeleton: "Skeleton | None" = None, tries: int = 20
+) -> np.ndarray:
     """A pose without self-contact, (55, 3) float32 axis-angle; the same generator state gives the same pose.
 
     After `tries` rejections a family falls back to a standing pose with relaxed arms.
@@ -294,7 +325,6 @@ def relaxed_pose() -> np.ndarray:
         set_arm(euler, "relaxed", side)
         set_hand(euler, "relaxed", side)
     return euler_to_pose(clip(euler))
-
 
 
 # Capsules stand for the limbs in contact tests. Each end is a joint and an offset from it at rest (metres, left side; it
@@ -332,14 +362,20 @@ def named(part: str) -> list[int]:
 
 def contact_pairs() -> np.ndarray:
     """(P, 2) indices of the capsules that must not run into each other."""
-    pairs = [(a, b) for arm, others in ARM_AGAINST.items() for other in others for a in named(arm) for b in named(other)]
-    left = {part: CAPSULE_NAMES.index(f"left_{part}") for part in ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")}
+    pairs = [
+        (a, b) for arm, others in ARM_AGAINST.items() for other in others for a in named(arm) for b in named(other)
+    ]
+    left = {
+        part: CAPSULE_NAMES.index(f"left_{part}") for part in ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
+    }
     right = {part: i + 1 for part, i in left.items()}
     for a, b in (("hand", "hand"), ("hand", "forearm"), ("hand", "upper_arm"), ("forearm", "forearm"), ("forearm", "upper_arm"),
                  ("shin", "shin"), ("foot", "foot"), ("foot", "shin"), ("shin", "thigh")):  # fmt: skip
         pairs += [(left[a], right[b]), (right[a], left[b])]
     pairs += [(side["hand"], side["upper_arm"]) for side in (left, right)]
-    pairs += [(a, b) for a in named("thigh") for b in named("chest")] + [(a, b) for a in named("upper_arm") for b in named("head")]
+    pairs += [(a, b) for a in named("thigh") for b in named("chest")] + [
+        (a, b) for a in named("upper_arm") for b in named("head")
+    ]
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 

@@ -27,8 +27,9 @@ from course_lib.data.lighting import (
     wrapped,
 )
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
-from course_lib.data.person import Person, PosedPeople, load_body, pose_people
-from course_lib.data.wardrobe import Surface, dress, pose_mesh
+from course_lib.data.person import Person, PosedPeople, pose_people
+from course_lib.data.surfaces import Surface, pose_mesh
+from course_lib.data.wardrobe import dress
 
 
 class Background(Protocol):
@@ -67,6 +68,10 @@ class Scene:
     surfaces: list[Surface]
     owner: Tensor
 
+    def two_sided(self) -> Tensor:
+        """Which faces (F,) are drawn from behind as well: cloth and hair."""
+        return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
+
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
     """Dress and pose everyone, and put people and objects into one mesh."""
@@ -103,12 +108,10 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
     return Scene(**{k: torch.cat(v) for k, v in columns.items()}, surfaces=surfaces, owner=torch.tensor(owner))
 
 
-def facing(scene: Scene, camera: Camera) -> Tensor:
-    """Ids of the faces that may be seen: those turned to the camera, and both sides of cloth and hair."""
-    a, b, c = (scene.vertices[scene.faces[:, i]] for i in range(3))
-    towards = (torch.linalg.cross(b - a, c - a) * (camera.center[0] - a)).sum(1) > 0
-    two_sided = torch.tensor([s.two_sided for s in scene.surfaces])[scene.surface]
-    return (towards | two_sided).nonzero()[:, 0]
+def front_faces(scene: Scene, camera: Camera) -> Tensor:
+    """Which faces (F,) turn their outer side to the camera."""
+    a, b, c = (scene.vertices.index_select(0, scene.faces[:, i]) for i in range(3))
+    return (torch.linalg.cross(b - a, c - a) * (camera.center[0] - a)).sum(1) > 0
 
 
 def scaled(camera: Camera, factor: int) -> Camera:
@@ -130,11 +133,15 @@ class Hits:
     barycentric: Tensor
 
 
-def visible_samples(scene: Scene, camera: Camera, size: tuple[int, int], factor: int, behind: Tensor) -> Hits:
+def visible_samples(
+    scene: Scene, front: Tensor, camera: Camera, size: tuple[int, int], factor: int, behind: Tensor
+) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
-    ids = facing(scene, camera)
+    ids = (front | scene.two_sided()).nonzero()[:, 0]
     height, width = size
-    fragments = rasterize(scene.vertices[None], scene.faces[ids], scaled(camera, factor), (height * factor, width * factor))
+    fragments = rasterize(
+        scene.vertices[None], scene.faces[ids], scaled(camera, factor), (height * factor, width * factor)
+    )
 
     def by_pixel(values: Tensor) -> Tensor:
         """(H f, W f) -> (H W, f f)"""
@@ -165,11 +172,12 @@ def first_alike(kind: Tensor) -> Tensor:
 
 @dataclass
 class Points:
-    """Samples to be shaded: face (M,), barycentric (M, 3), depth (M,)."""
+    """Samples to be shaded: face (M,), barycentric (M, 3), depth (M,), and whether the face's outer side is seen (M,)."""
 
     face: Tensor
     barycentric: Tensor
     depth: Tensor
+    front: Tensor
 
 
 @dataclass
@@ -188,11 +196,10 @@ def shade_samples(scene: Scene, hits: Points, camera: Camera, lights: Lights, sh
     values = blend_corners(packed, corners, hits.barycentric)
     attributes, position, normal = values[:, :9], values[:, 9:12], torch.nn.functional.normalize(values[:, 12:], dim=1)
     view = torch.nn.functional.normalize(camera.center[0] - position, dim=1)
-    facing = (normal * view).sum(1)
-    surface = scene.surface[hits.face]
-    two_sided = torch.tensor([s.two_sided for s in scene.surfaces])[surface]
-    inside = two_sided & (facing < 0)
+    surface, inside = scene.surface[hits.face], ~hits.front
     normal = torch.where(inside[:, None], -normal, normal)
+    away = ((normal * view).sum(1, keepdim=True) - 0.02).clamp(max=0)  # smooth normals may turn away at outlines
+    normal = torch.nn.functional.normalize(normal - away * view, dim=1)
     footprint = hits.depth / camera.K[0, 0, 0]
     count = len(hits.face)
     paint = Paint.blank(count)
@@ -209,7 +216,7 @@ def shade_samples(scene: Scene, hits: Points, camera: Camera, lights: Lights, sh
         for name in vars(paint):
             getattr(paint, name)[rows] = getattr(own, name)
         part[rows] = decide_part(item, own, scene, hits, corners, rows)
-    occlusion = attributes[:, 4]
+    occlusion = torch.lerp(attributes[:, 4], torch.ones(count), paint.open)
     return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), part, normal)
 
 
@@ -229,7 +236,9 @@ def decide_part(item: Surface, own: Paint, scene: Scene, hits: Points, corners: 
     return torch.where(own.part >= 0, own.part, _SKIN_PARTS[share.argmax(1)])
 
 
-def light(paint: Paint, position: Tensor, geometric: Tensor, view: Tensor, occlusion: Tensor, lights: Lights, shadow) -> Tensor:
+def light(
+    paint: Paint, position: Tensor, geometric: Tensor, view: Tensor, occlusion: Tensor, lights: Lights, shadow
+) -> Tensor:
     """Screen colours (M, 3) of painted samples under all lights."""
     normal = paint.normal
     sun = normal.new_tensor(lights.sun_direction)
@@ -274,7 +283,9 @@ def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Te
     first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
     second = strand_highlight(tangent, view[rows], towards, -0.10 * strand, 40.0)
     key = (strand * seen[rows] * above)[:, None] * sunlight
-    overhead = strand_highlight(tangent, view[rows], torch.tensor([0.0, 1.0, 0.0]).expand_as(tangent), 0.05 * strand, 60.0)
+    overhead = strand_highlight(
+        tangent, view[rows], torch.tensor([0.0, 1.0, 0.0]).expand_as(tangent), 0.05 * strand, 60.0
+    )
     sky = overhead[:, None] * strand[:, None] * torch.tensor(lights.sky_colour) * (0.02 + 0.25 * colour)
     return key * (0.035 * first[:, None] + 0.45 * second[:, None] * colour) + sky
 
@@ -390,13 +401,14 @@ def render_scene(
         return finish(backdrop, behind, None, None, None, None, camera)
     scene = gather_scene(people, posed, objects)
     shadow = shadow_map(scene.vertices, shadow_faces(scene), lights)
-    hits = visible_samples(scene, camera, size, supersample, behind)
+    front = front_faces(scene, camera)
+    hits = visible_samples(scene, front, camera, size, supersample, behind)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints)
-    shaded, place = shade_hits(scene, hits, camera, lights, shadow, every_sample)
+    shaded, place = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
     return finish(backdrop, behind, scene, hits, shaded, place, camera)
 
 
-def shade_hits(scene: Scene, hits: Hits, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
+def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
     """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
 
     Returns the results (M rows) and the row (n, S) of each sample."""
@@ -405,7 +417,8 @@ def shade_hits(scene: Scene, hits: Hits, camera: Camera, lights: Lights, shadow:
     own = torch.arange(samples).expand(count, samples)
     first = own if every else first_alike(surface)
     chosen = (first == own) & hits.covered
-    points = Points(hits.face[chosen], hits.barycentric[chosen], hits.depth[chosen])
+    face = hits.face[chosen]
+    points = Points(face, hits.barycentric[chosen], hits.depth[chosen], front[face])
     row = torch.full((count, samples), 0)
     row[chosen] = torch.arange(len(points.face))
     return shade_samples(scene, points, camera, lights, shadow), row.gather(1, first)

@@ -31,7 +31,9 @@ class Keypoints:
 
     points_2d: np.ndarray = array("K 2", "float32", "x, y in pixels; NaN where unknown", optional=False)
     points_3d: np.ndarray | None = array("K 3", "float32", "world, metres; NaN where unknown")
-    visible: np.ndarray = array("K", "uint8", "0 unknown or outside the picture, 1 hidden, 2 seen (COCO's)", optional=False)
+    visible: np.ndarray = array(
+        "K", "uint8", "0 unknown or outside the picture, 1 hidden, 2 seen (COCO's)", optional=False
+    )
 
 
 @dataclass
@@ -41,14 +43,22 @@ class PersonLabel:
     identity: str = plain(str, "", "who this is: the same in every picture of the person, never in two splits")
     pose_family: str = plain(str, "", "kind of pose or motion, such as sitting or walking; empty where unknown")
     box: np.ndarray = array("4", "float32", "left, top, right, bottom in pixels around what is seen", optional=False)
-    full_box: np.ndarray | None = array("4", "float32", "the same around the whole body: hidden parts and parts outside too")
+    full_box: np.ndarray | None = array(
+        "4", "float32", "the same around the whole body: hidden parts and parts outside too"
+    )
     seen_share: float = plain(float, 1.0, "share of the person's pixels inside the picture that nothing hides")
     keypoints: dict[str, Keypoints] = field(default_factory=dict, metadata={"meaning": "format name -> Keypoints"})
-    pose: np.ndarray | None = array("55 3", "float32", "axis-angle radians in SMPL-X order, row 0 the whole body's turn in the world")
+    pose: np.ndarray | None = array(
+        "55 3", "float32", "axis-angle radians in SMPL-X order, row 0 the whole body's turn in the world"
+    )
     shape: np.ndarray | None = array("L", "float32", "shape coefficients (betas) of the body file")
-    expression: np.ndarray | None = array("E", "float32", "52 facial actions in [0, 1], or a body file's own coefficients")
+    expression: np.ndarray | None = array(
+        "E", "float32", "52 facial actions in [0, 1], or a body file's own coefficients"
+    )
     translation: np.ndarray | None = array("3", "float32", "metres, added to the posed body")
-    vertices: np.ndarray | None = array("V 3", "float32", "posed body in the world, metres; usually recomputed from the pose")
+    vertices: np.ndarray | None = array(
+        "V 3", "float32", "posed body in the world, metres; usually recomputed from the pose"
+    )
 
 
 @dataclass
@@ -109,7 +119,9 @@ def _check(record, where: str, sizes: dict[str, int]) -> None:
         _check_array(value, f, f"{where}: the field {f.name!r}", sizes)
     for f in plain_fields(type(record)):
         if not isinstance(getattr(record, f.name), f.metadata["kind"]):
-            raise SchemaError(f"{where}: the field {f.name!r} must be {f.metadata['kind'].__name__}, not {getattr(record, f.name)!r}")
+            raise SchemaError(
+                f"{where}: the field {f.name!r} must be {f.metadata['kind'].__name__}, not {getattr(record, f.name)!r}"
+            )
 
 
 def _check_array(value, f, name: str, sizes: dict[str, int]) -> None:
@@ -133,11 +145,15 @@ def _check_values(sample: Sample, where: str) -> None:
     for name in ("image", "alpha"):
         value = getattr(sample, name)
         if value is not None and value.size and (value.min() < 0 or value.max() > 1):
-            raise SchemaError(f"{where}: the field {name!r} must lie in [0, 1], it reaches from {value.min():.3g} to {value.max():.3g}")
+            raise SchemaError(
+                f"{where}: the field {name!r} must lie in [0, 1], it reaches from {value.min():.3g} to {value.max():.3g}"
+            )
     if sample.parts is not None and sample.parts.size and sample.parts.max() > 27:
         raise SchemaError(f"{where}: the field 'parts' has the class {sample.parts.max()}, the highest is 27")
     if sample.instances is not None and sample.people and sample.instances.max() > len(sample.people):
-        raise SchemaError(f"{where}: the field 'instances' names person {sample.instances.max()} of {len(sample.people)}")
+        raise SchemaError(
+            f"{where}: the field 'instances' names person {sample.instances.max()} of {len(sample.people)}"
+        )
 
 
 def describe() -> str:

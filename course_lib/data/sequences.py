@@ -8,7 +8,17 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
-from course_lib.data.poses import INDEX, Skeleton, clip, euler_to_pose, relaxed_pose, sample_pose, set_arm, set_hand, set_leg
+from course_lib.data.poses import (
+    INDEX,
+    Skeleton,
+    clip,
+    euler_to_pose,
+    relaxed_pose,
+    sample_pose,
+    set_arm,
+    set_hand,
+    set_leg,
+)
 
 FRAMES_PER_SECOND = 25.0
 
@@ -127,6 +137,13 @@ MOTIONS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
 }
 
 
+def check_motion(motion: str) -> str:
+    """The motion itself, or a ValueError that lists the known ones."""
+    if motion not in MOTIONS and motion not in ("still", "poses"):
+        raise ValueError(f"{motion!r} is not a motion: use one of still, poses, {', '.join(MOTIONS)}")
+    return motion
+
+
 def turned(pose: np.ndarray, heading: float) -> np.ndarray:
     """The pose (55, 3), turned by `heading` degrees about the vertical (positive: to the body's left)."""
     pose = pose.copy()
@@ -156,12 +173,11 @@ def sample_sequence(rng: np.random.Generator, motion: str, frames: int, skeleton
 
     `still` is one pose held; `poses` are independent random poses, which is what multi-pose scans of one person are.
     """
+    check_motion(motion)
     skeleton = skeleton or Skeleton.of()
     if motion in ("still", "poses"):
         first = sample_pose(rng, skeleton=skeleton)
         poses = [first if motion == "still" or t == 0 else sample_pose(rng, skeleton=skeleton) for t in range(frames)]
         return np.stack(poses), np.zeros((frames, 3))
-    if motion not in MOTIONS:
-        raise ValueError(f"{motion!r} is not a motion: use one of still, poses, {', '.join(MOTIONS)}")
     poses = MOTIONS[motion](rng, np.arange(frames) / fps)
     return poses, planted(skeleton, poses)

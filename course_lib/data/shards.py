@@ -88,7 +88,9 @@ def _npz(arrays: dict[str, np.ndarray]) -> bytes:
         for name, values in arrays.items():
             part = io.BytesIO()
             np.lib.format.write_array(part, np.ascontiguousarray(values), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue(), zipfile.ZIP_DEFLATED, 1)
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue(), zipfile.ZIP_DEFLATED, 1
+            )
     return stream.getvalue()
 
 
@@ -109,8 +111,14 @@ def encode(sample: Sample) -> dict[str, bytes]:
         files["depth.png"] = _png(codes)
     if sample.normals is not None:
         none = (sample.normals == 0).all(0)[..., None]
-        files["normals.png"] = _png(np.where(none, np.uint8(128), _to_bytes((sample.normals.transpose(1, 2, 0) + 1) / 2)))
-    files |= {f"{name}.png": _png(getattr(sample, name)) for name in ("parts", "instances") if getattr(sample, name) is not None}
+        files["normals.png"] = _png(
+            np.where(none, np.uint8(128), _to_bytes((sample.normals.transpose(1, 2, 0) + 1) / 2))
+        )
+    files |= {
+        f"{name}.png": _png(getattr(sample, name))
+        for name in ("parts", "instances")
+        if getattr(sample, name) is not None
+    }
     arrays = _arrays(sample, skip=IMAGE_FIELDS)
     for number, person in enumerate(sample.people):
         arrays |= _arrays(person, f"{number}/")
@@ -171,7 +179,9 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> dict:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
             for sample in samples:
                 for ending, data in encode(sample).items():
-                    entry = tarfile.TarInfo(f"{sample.key}.{ending}")  # mtime, user and group stay 0: same bytes every time
+                    entry = tarfile.TarInfo(
+                        f"{sample.key}.{ending}"
+                    )  # mtime, user and group stay 0: same bytes every time
                     entry.size = len(data)
                     archive.addfile(entry, io.BytesIO(data))
                 count += 1
@@ -229,7 +239,9 @@ def read_shard(path: Path, only: Iterable[str] | None = None) -> Iterator[Sample
             yield _read_sample(stream, Path(path), key, places, only)
 
 
-def _read_sample(stream, path: Path, key: str, places: dict[str, tuple[int, int]], only: Iterable[str] | None) -> Sample:
+def _read_sample(
+    stream, path: Path, key: str, places: dict[str, tuple[int, int]], only: Iterable[str] | None
+) -> Sample:
     needed = None if only is None else {"json", "labels.npz", *(f"{name}.png" for name in only)}
     files = {}
     for ending, (offset, size) in places.items():
@@ -259,13 +271,19 @@ def read_manifest(folder: Path) -> dict:
     """The manifest of a data folder. ShardError if there is none, or if it is of another version or unreadable."""
     path = Path(folder) / MANIFEST
     if not path.exists():
-        raise ShardError(f"{folder} has no {MANIFEST}: it is no data folder. Make one with `course data make WORLD COUNT {folder}`.")
+        raise ShardError(
+            f"{folder} has no {MANIFEST}: it is no data folder. Make one with `course data make WORLD COUNT {folder}`."
+        )
     try:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ShardError(f"{path} cannot be read ({error}): delete it and run the same `course data make` again; whole shards stay.") from error
+        raise ShardError(
+            f"{path} cannot be read ({error}): delete it and run the same `course data make` again; whole shards stay."
+        ) from error
     if manifest.get("version") != VERSION:
-        raise ShardError(f"{path} has version {manifest.get('version')!r}, this code reads version {VERSION}: make the data anew, or use the code of that time.")
+        raise ShardError(
+            f"{path} has version {manifest.get('version')!r}, this code reads version {VERSION}: make the data anew, or use the code of that time."
+        )
     return manifest
 
 
@@ -283,7 +301,10 @@ def verify(folder: Path, hashes: bool = True) -> dict:
         if not path.exists():
             raise ShardError(f"{path} is missing: run the same `course data make` again, only this shard is made anew.")
         if path.stat().st_size != entry["bytes"]:
-            raise broken(path, f"it has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: it was cut in the middle")
+            raise broken(
+                path,
+                f"it has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: it was cut in the middle",
+            )
         if hashes and shard_entry(path, 0)["sha256"] != entry["sha256"]:
             raise broken(path, "its sha256 is not the manifest's")
     return manifest
@@ -343,7 +364,9 @@ def info(folder: Path | str, hashes: bool = True) -> str:
     settings, shards = manifest["settings"], manifest["shards"]
     count = sum(entry["samples"] for entry in shards.values())
     size = sum(entry["bytes"] for entry in shards.values())
-    lines = [f"{folder}: {count} of {settings['count']} pictures in {len(shards)} shards, {size / 1e6:.1f} MB, all whole"]
+    lines = [
+        f"{folder}: {count} of {settings['count']} pictures in {len(shards)} shards, {size / 1e6:.1f} MB, all whole"
+    ]
     lines += [f"  {name}: {settings[name]}" for name in sorted(settings)]
     if not manifest["complete"]:
         lines.append("  not complete: run the same `course data make` again to continue")

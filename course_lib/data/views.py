@@ -55,7 +55,9 @@ def unit(azimuth: float, elevation: float) -> np.ndarray:
     return np.array([np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)])
 
 
-def camera_at(eye: np.ndarray, target: np.ndarray, focal: float, size: tuple[int, int], roll: float = 0.0, up=(0.0, 1.0, 0.0)) -> Camera:
+def camera_at(
+    eye: np.ndarray, target: np.ndarray, focal: float, size: tuple[int, int], roll: float = 0.0, up=(0.0, 1.0, 0.0)
+) -> Camera:
     """A camera at `eye` that looks at `target`, turned by `roll` radians about its axis; focal in pixels."""
     row = torch.tensor(np.stack([eye, target]), dtype=torch.float32)
     camera = Camera.look_at(row[:1], row[1:], up=up, focal=focal, size=size)
@@ -68,7 +70,15 @@ def pixels(camera: Camera, points: np.ndarray) -> np.ndarray:
     return camera.project(torch.as_tensor(points, dtype=torch.float32)[None])[0].numpy()
 
 
-def fit(points: np.ndarray, direction: np.ndarray, focal: float, size: tuple[int, int], fill: float, shift: np.ndarray, roll: float = 0.0) -> Camera:
+def fit(
+    points: np.ndarray,
+    direction: np.ndarray,
+    focal: float,
+    size: tuple[int, int],
+    fill: float,
+    shift: np.ndarray,
+    roll: float = 0.0,
+) -> Camera:
     """The camera in a direction (3,) from the points (N, 3) that they fill by `fill`, off the middle by `shift` (2,) of the
     room that is left. Found by moving it a few times; it stays over the floor and 0.25 m from the points."""
     target = (points.min(0) + points.max(0)) / 2
@@ -82,7 +92,9 @@ def fit(points: np.ndarray, direction: np.ndarray, focal: float, size: tuple[int
         wanted = middle + shift * np.abs(2 * middle - (high - low)) / 2
         off = (low + high) / 2 - wanted  # pixels
         right, down = camera.R[0, 0].numpy(), camera.R[0, 1].numpy()
-        target = target + np.clip(distance / focal * 0.8, 0, 0.5 * radius / (np.abs(off).max() + 1e-6)) * (off[0] * right + off[1] * down)
+        target = target + np.clip(distance / focal * 0.8, 0, 0.5 * radius / (np.abs(off).max() + 1e-6)) * (
+            off[0] * right + off[1] * down
+        )
         distance *= np.clip(((high - low) / (2 * middle)).max() / fill, 0.7, 1.4)
     return camera_at(_eye(target, max(distance, nearest), direction), target, focal, size, roll)
 
@@ -101,7 +113,14 @@ def sample_roll(rng: np.random.Generator) -> float:
     return float(np.deg2rad(rng.normal(0, 2.5) if rng.random() < 0.88 else rng.uniform(-25, 25)))
 
 
-def sample_view(rng: np.random.Generator, points: np.ndarray, heading: float, framing: str, size: tuple[int, int], longest: float = 3.0) -> Camera:
+def sample_view(
+    rng: np.random.Generator,
+    points: np.ndarray,
+    heading: float,
+    framing: str,
+    size: tuple[int, int],
+    longest: float = 3.0,
+) -> Camera:
     """A camera for a framing of points (N, 3), whoever they belong to facing `heading` radians from +z towards +x."""
     if framing not in FRAMINGS:
         raise ValueError(f"{framing!r} is not a framing: use one of {', '.join(FRAMINGS)}")
@@ -114,7 +133,9 @@ def sample_view(rng: np.random.Generator, points: np.ndarray, heading: float, fr
     return fit(points, unit(heading + side, elevation), focal, size, rng.uniform(*kind.fill), shift, sample_roll(rng))
 
 
-def ring(rng: np.random.Generator, points: np.ndarray, views: int, size: tuple[int, int], fill: float = 0.85) -> list[Camera]:
+def ring(
+    rng: np.random.Generator, points: np.ndarray, views: int, size: tuple[int, int], fill: float = 0.85
+) -> list[Camera]:
     """2 to 8 (or more) cameras evenly around the points (N, 3), all looking at their middle from one distance."""
     start, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(0, 18))
     focal = max(size) * rng.uniform(1.0, 1.8)
@@ -130,7 +151,9 @@ def ring(rng: np.random.Generator, points: np.ndarray, views: int, size: tuple[i
     return cameras
 
 
-def _ring_camera(centre: np.ndarray, distance: float, azimuth: float, elevation: float, focal: float, size: tuple[int, int]) -> Camera:
+def _ring_camera(
+    centre: np.ndarray, distance: float, azimuth: float, elevation: float, focal: float, size: tuple[int, int]
+) -> Camera:
     return camera_at(_eye(centre, distance, unit(azimuth, elevation)), centre, focal, size)
 
 

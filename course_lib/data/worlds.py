@@ -53,9 +53,13 @@ class World:
 
 WORLDS = {
     "studio": World(12, {1: 1}, {"plain": 1, "studio": 1}),
-    "wild": World(1_000_000, {1: 0.52, 2: 0.26, 3: 0.13, 4: 0.09}, {"room": 5, "outdoors": 5, "studio": 1}, (0, 4), 0.1, 0.05),
+    "wild": World(
+        1_000_000, {1: 0.52, 2: 0.26, 3: 0.13, 4: 0.09}, {"room": 5, "outdoors": 5, "studio": 1}, (0, 4), 0.1, 0.05
+    ),
     "scan": World(500, {1: 1}, {"studio": 2, "room": 1, "outdoors": 1}, smooth=True),
-    "general": World(1_000_000, {0: 0.8, 1: 0.12, 2: 0.05, 3: 0.03}, {"room": 5, "outdoors": 5, "studio": 1}, (1, 7), 0.02),
+    "general": World(
+        1_000_000, {0: 0.8, 1: 0.12, 2: 0.05, 3: 0.03}, {"room": 5, "outdoors": 5, "studio": 1}, (1, 7), 0.02
+    ),
     "general-nopeople": World(1, {0: 1}, {"room": 5, "outdoors": 5, "studio": 1}, (1, 7)),
 }
 
@@ -129,7 +133,9 @@ class Actor:
     poses: np.ndarray
     moves: np.ndarray
     heading: float = 0.0  # radians from +z towards +x
-    known: dict[int, Capsules] = field(default_factory=dict)  # limbs of a frame before its move, once they were asked for
+    known: dict[int, Capsules] = field(
+        default_factory=dict
+    )  # limbs of a frame before its move, once they were asked for
 
     @property
     def skeleton(self) -> Skeleton:
@@ -151,7 +157,9 @@ class Actor:
 
     def at(self, frame: int) -> Person:
         """The person at one moment, with a face that moves a little."""
-        return dataclasses.replace(self.person, pose=self.poses[frame], translation=self.moves[frame].astype(np.float32))
+        return dataclasses.replace(
+            self.person, pose=self.poses[frame], translation=self.moves[frame].astype(np.float32)
+        )
 
 
 ACTIONS = {"neutral": 3, "smile": 3, "open": 2, "blink": 1, "random": 3}
@@ -230,7 +238,9 @@ def put_in_contact(rng: np.random.Generator, first: Actor, second: Actor) -> Non
         actor.moves += (0, standing_height(actor), 0)
     towards = views.unit(first.heading + np.deg2rad(side), 0.0)
     across = views.unit(first.heading + np.deg2rad(side + 90), 0.0)
-    second.moves = second.moves + approach(first.capsules(), second.capsules().moved(aside * across), towards) + aside * across
+    second.moves = (
+        second.moves + approach(first.capsules(), second.capsules().moved(aside * across), towards) + aside * across
+    )
 
 
 def standing_height(actor: Actor) -> float:
@@ -261,7 +271,9 @@ def place_beside(rng: np.random.Generator, actor: Actor, others: list[Actor], sp
     return False
 
 
-def sample_actors(rng: np.random.Generator, world: World, split: str, numbers: list[int], motion: str, frames: int) -> list[Actor]:
+def sample_actors(
+    rng: np.random.Generator, world: World, split: str, numbers: list[int], motion: str, frames: int
+) -> list[Actor]:
     """The people of a scene, turned and placed so that nobody runs into anybody; the first stands at the origin."""
     count = draw(rng, world.people)
     pair = count > 0 and motion == "still" and rng.random() < world.contact / (1 - world.people.get(0, 0))
@@ -303,7 +315,9 @@ def raised(posed: PosedPeople, rise: torch.Tensor) -> PosedPeople:
     shift[:, 1] = rise
     transforms = posed.transforms.clone()
     transforms[..., :3, 3] += shift[:, None]
-    return dataclasses.replace(posed, vertices=posed.vertices + shift[:, None], joints=posed.joints + shift[:, None], transforms=transforms)
+    return dataclasses.replace(
+        posed, vertices=posed.vertices + shift[:, None], joints=posed.joints + shift[:, None], transforms=transforms
+    )
 
 
 _CACHE: dict[str, object] = {}
@@ -321,7 +335,10 @@ def smoothing() -> csr_matrix:
     if "smoothing" not in _CACHE:
         faces, count = all_faces(load_body()), len(body().template)
         edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-        near = csr_matrix((np.ones(2 * len(edges)), (np.r_[edges[:, 0], edges[:, 1]], np.r_[edges[:, 1], edges[:, 0]])), (count, count))
+        near = csr_matrix(
+            (np.ones(2 * len(edges)), (np.r_[edges[:, 0], edges[:, 1]], np.r_[edges[:, 1], edges[:, 0]])),
+            (count, count),
+        )
         near.data[:] = 1
         lonely = np.asarray(near.sum(1)).ravel() == 0
         near = near + diags(lonely.astype(float))
@@ -340,52 +357,84 @@ def smoothed(posed: PosedPeople) -> PosedPeople:
 # ---------------------------------------------------------------- things, place, light
 
 
-def seat(rng: np.random.Generator, joints: np.ndarray, heading: float) -> ObjectMesh:
-    """Something under a person who sits: its top where the thighs and the buttocks end."""
-    hips = joints[[INDEX["left_hip"], INDEX["right_hip"]]].mean(0)
-    height = float(np.clip(hips[1] - 0.1, 0.12, 1.2))
-    centre = hips + 0.03 * views.unit(heading, 0)
-    return stool(rng, height).placed(heading, (float(centre[0]), 0.0, float(centre[2])))
+def seats(rng: np.random.Generator, actors: list[Actor], posed: list[PosedPeople]) -> list[ObjectMesh]:
+    """Something under everybody who sits (at last), its top where the thighs end."""
+    found = []
+    for number, actor in enumerate(actors):
+        if actor.family in ("sitting", "sitting_down"):
+            hips = posed[-1].joints[number, [INDEX["left_hip"], INDEX["right_hip"]]].mean(0).numpy()
+            centre = hips + 0.03 * views.unit(actor.heading, 0)
+            mesh = stool(rng, float(np.clip(hips[1] - 0.1, 0.12, 1.2)))
+            found.append(mesh.placed(actor.heading, (float(centre[0]), 0.0, float(centre[2]))))
+    return found
 
 
-def cylinder_hides(mesh_at: np.ndarray, radius: float, height: float, eye: np.ndarray, points: np.ndarray) -> float:
-    """Share of points (N, 3) whose line to the eye passes the cylinder (centre (3,), radius, height) of an object."""
-    line = eye + np.linspace(0.05, 0.97, 24)[:, None, None] * (points - eye)  # (24, N, 3)
-    inside = (np.linalg.norm((line - mesh_at)[..., [0, 2]], axis=-1) < 0.85 * radius) & (line[..., 1] < height)
-    return float(inside.any(0).mean()) if len(points) else 0.0
+@dataclass
+class Clutter:
+    """What is known while objects are put down: where they stand, and which points of people (N, 3) they hide from the eye."""
+
+    eye: np.ndarray
+    focus: np.ndarray
+    people: list[Capsules]
+    circles: list[tuple[np.ndarray, float]] = field(default_factory=list)
+    hidden: np.ndarray | None = None
+
+    def hides(self, position: np.ndarray, radius: float, height: float) -> np.ndarray:
+        """Which points an object's cylinder hides, or those before it did: (N,) bool."""
+        line = self.eye + np.linspace(0.05, 0.97, 24)[:, None, None] * (self.focus - self.eye)  # (24, N, 3)
+        inside = (np.linalg.norm((line - position)[..., [0, 2]], axis=-1) < 0.85 * radius) & (line[..., 1] < height)
+        return inside.any(0) | (False if self.hidden is None else self.hidden)
+
+    def free(self, position: np.ndarray, radius: float, height: float) -> bool:
+        """Whether an object there runs into nobody, nothing and not into the camera."""
+        gaps = [gap_on_floor(position, capsules, height) for capsules in self.people]
+        apart = all(np.hypot(*(position - at)[[0, 2]]) > radius + other + 0.03 for at, other in self.circles)
+        return (
+            apart
+            and min(gaps, default=9.0) > radius + 0.02
+            and np.hypot(*(position - self.eye)[[0, 2]]) > radius + 0.35
+        )
 
 
-def place_object(rng: np.random.Generator, mesh: ObjectMesh, eye: np.ndarray, focus: np.ndarray, people: list[Capsules], taken: list[tuple]) -> ObjectMesh | None:  # fmt: skip
-    """The object at a free spot near the people, which it may hide by half but not wholly; None if there is no spot."""
-    radius, height = mesh.radius(), mesh.height()
-    centre = focus.mean(0)
+def place_object(rng: np.random.Generator, mesh: ObjectMesh, clutter: Clutter) -> ObjectMesh | None:
+    """The object at a free spot near the people, which all objects may hide by 45 % together; None if there is no spot."""
+    radius, height, centre = mesh.radius(), mesh.height(), clutter.focus.mean(0)
     for _ in range(12):
         position = centre + rng.uniform(0.4 + radius, 2.4 + radius) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
         if rng.random() < 0.3:  # between the camera and the people
-            position = centre + rng.uniform(0.3, 0.7) * (eye - centre) + rng.normal(0, 0.4, 3)
+            position = centre + rng.uniform(0.3, 0.7) * (clutter.eye - centre) + rng.normal(0, 0.4, 3)
         position[1] = 0.0
-        gaps = [_gap_on_floor(position, c, height) for c in people]
-        free = min(gaps, default=9.0) > radius + 0.02 and all(np.hypot(*(position - p)[[0, 2]]) > radius + r + 0.03 for p, r in taken)
-        if free and np.hypot(*(position - eye)[[0, 2]]) > radius + 0.35 and cylinder_hides(position, radius, height, eye, focus) < 0.45:
-            taken.append((position, radius))
+        if clutter.free(position, radius, height) and (hidden := clutter.hides(position, radius, height)).mean() < 0.45:
+            clutter.hidden = hidden
+            clutter.circles.append((position, radius))
             return mesh.placed(float(rng.uniform(-np.pi, np.pi)), tuple(float(v) for v in position))
     return None
 
 
-def _gap_on_floor(position: np.ndarray, capsules: Capsules, height: float) -> float:
+def gap_on_floor(position: np.ndarray, capsules: Capsules, height: float) -> float:
     """Metres, seen from above, between a point and the nearest limb that is lower than the object is high."""
     low = np.minimum(capsules.start[:, 1], capsules.end[:, 1]) - capsules.radius < height
-    ends = (capsules.start[low] - position)[:, [0, 2]], (capsules.end[low] - position)[:, [0, 2]]
     if not low.any():
         return 9.0
-    start, along = ends[0], ends[1] - ends[0]
+    start, along = (capsules.start[low] - position)[:, [0, 2]], (capsules.end - capsules.start)[low][:, [0, 2]]
     t = np.clip(-(start * along).sum(1) / np.maximum((along**2).sum(1), 1e-9), 0, 1)
     return float((np.linalg.norm(start + t[:, None] * along, axis=1) - capsules.radius[low]).min())
 
 
+def put_down(rng: np.random.Generator, world: World, clutter: Clutter, outdoors: bool, low: bool) -> list[ObjectMesh]:
+    """As many objects as the world wants and there is room for."""
+    count = int(rng.integers(world.objects[0], world.objects[1] + 1))
+    placed = [place_object(rng, sample_object(rng, outdoors, low), clutter) for _ in range(count)]
+    return [mesh for mesh in placed if mesh is not None]
+
+
 def turned_lights(lights: Lights, azimuth: float) -> Lights:
     """Lights drawn for a camera at +z, turned to a camera at an azimuth: most pictures are lit from their own side."""
-    turn = lambda v: (float(np.cos(azimuth) * v[0] + np.sin(azimuth) * v[2]), v[1], float(np.cos(azimuth) * v[2] - np.sin(azimuth) * v[0]))  # noqa: E731
+    turn = lambda v: (
+        float(np.cos(azimuth) * v[0] + np.sin(azimuth) * v[2]),
+        v[1],
+        float(np.cos(azimuth) * v[2] - np.sin(azimuth) * v[0]),
+    )  # noqa: E731
     points = tuple(dataclasses.replace(point, position=turn(point.position)) for point in lights.points)
     return dataclasses.replace(lights, sun_direction=turn(lights.sun_direction), points=points)
 
@@ -408,7 +457,9 @@ def sample_camera(rng: np.random.Generator, world: World, actors: list[Actor], p
         camera = views.sample_view(rng, points, facing(main, framing), framing, size, 1.7 if indoors else 3.0)
         eye = camera.center[0].numpy()
         others = [a.capsules() for i, a in enumerate(actors) if i not in chosen]
-        cost = views.hidden_share(eye, points[::8], others) + 2.0 * (views.clearance(eye, [a.capsules() for a in actors]) < 0.25)
+        cost = views.hidden_share(eye, points[::8], others) + 2.0 * (
+            views.clearance(eye, [a.capsules() for a in actors]) < 0.45
+        )
         if cost < least:
             best, least = camera, cost
         if least < 0.4:
@@ -440,27 +491,37 @@ def sample_scene(world_name: str, split: str, seed: int, index: int, size: tuple
         camera, framing = sample_camera(rng, world, actors, posed[0], size, place in ("room", "plain"))
         cameras = [camera]
     eyes = np.stack([camera.center[0].numpy() for camera in cameras])
-    objects = [seat(rng, p.joints[i].numpy(), a.heading) for p in posed[:1] for i, a in enumerate(actors) if a.family == "sitting"]
-    objects += scatter(rng, world, place, eyes, actors, framing)
+    objects = seats(rng, actors, posed)
+    objects += scatter(rng, world, place, eyes, actors, objects, framing)
     lights, background = surroundings(rng, place, eyes, cloud, objects)
     people = [[actor.at(frame) for actor in actors] for frame in range(frames)]
     names = [actor.name for actor in actors]
-    scene = Scene(people, names, [a.family for a in actors], cameras, background, lights, objects, f"{place}/{lights.kind}/{framing}", world.smooth)
+    scene = Scene(
+        people,
+        names,
+        [a.family for a in actors],
+        cameras,
+        background,
+        lights,
+        objects,
+        f"{place}/{lights.kind}/{framing}",
+        world.smooth,
+    )
     return scene, [smoothed(p) for p in posed] if world.smooth else posed
 
 
-def scatter(rng: np.random.Generator, world: World, place: str, eyes: np.ndarray, actors: list[Actor], framing: str) -> list[ObjectMesh]:
+def scatter(rng: np.random.Generator, world: World, place: str, eyes: np.ndarray, actors: list[Actor], seats: list[ObjectMesh], framing: str) -> list[ObjectMesh]:  # fmt: skip
     """Objects around the people; with several cameras or a close one only low ones that hide nobody."""
     people = [actor.capsules(frame) for actor in actors for frame in range(0, len(actor.poses), 4)]
     focus = np.concatenate([(c.start + c.end) / 2 for c in people])
-    taken: list[tuple] = []
-    count = int(rng.integers(world.objects[0], world.objects[1] + 1))
-    meshes = [sample_object(rng, place == "outdoors", low=len(eyes) > 1 or framing == "face") for _ in range(count)]
-    placed = [place_object(rng, mesh, eyes[0], focus, people, taken) for mesh in meshes]
-    return [mesh for mesh in placed if mesh is not None]
+    taken = [((mesh.vertices.amin(0) + mesh.vertices.amax(0)).numpy() / 2 * (1, 0, 1), 0.3) for mesh in seats]
+    clutter = Clutter(eyes[0], focus, people, taken)
+    return put_down(rng, world, clutter, place == "outdoors", len(eyes) > 1 or framing == "face")
 
 
-def surroundings(rng: np.random.Generator, place: str, eyes: np.ndarray, cloud: np.ndarray, objects: list[ObjectMesh]) -> tuple[Lights, Background]:
+def surroundings(
+    rng: np.random.Generator, place: str, eyes: np.ndarray, cloud: np.ndarray, objects: list[ObjectMesh]
+) -> tuple[Lights, Background]:
     """Light from the cameras' side, and a place that everything fits into."""
     middle = cloud.mean(0)
     lights = sample_lights(rng, draw(rng, LIGHTS[place]))
@@ -468,21 +529,21 @@ def surroundings(rng: np.random.Generator, place: str, eyes: np.ndarray, cloud: 
     lights = turned_lights(lights, float(np.arctan2(away[0], away[2])))
     reach = [eyes, cloud] + [mesh.vertices.numpy() for mesh in objects]
     everything = np.concatenate(reach)
-    corners = np.concatenate([everything[:, [0, 2]].min(0)[None], everything[:, [0, 2]].max(0)[None], everything[::17, [0, 2]]])
+    corners = np.concatenate(
+        [everything[:, [0, 2]].min(0)[None], everything[:, [0, 2]].max(0)[None], everything[::17, [0, 2]]]
+    )
     return lights, sample_background(rng, place, corners, lights.sun_direction, tall=float(everything[:, 1].max()))
 
 
 def empty_scene(rng: np.random.Generator, world: World, place: str, size: tuple[int, int]) -> Scene:
     """A place with things in it and nobody."""
-    taken: list[tuple] = []
-    eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0]) + rng.uniform(2.0, 5.0) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
-    nobody, focus = [], np.zeros((1, 3))
-    meshes = [sample_object(rng, place == "outdoors") for _ in range(rng.integers(world.objects[0], world.objects[1] + 1))]
-    placed = [place_object(rng, mesh, eye, focus, nobody, taken) for mesh in meshes]
-    objects = [mesh for mesh in placed if mesh is not None]
+    eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0]) + rng.uniform(2.0, 5.0) * views.unit(
+        rng.uniform(-np.pi, np.pi), 0.0
+    )
+    objects = put_down(rng, world, Clutter(eye, np.zeros((1, 3)), []), place == "outdoors", False)
     target = np.array([0.0, rng.uniform(0.2, 1.4), 0.0]) + rng.normal(0, 0.3, 3)
     camera = views.camera_at(eye, target, max(size) * rng.uniform(0.8, 1.7), size, views.sample_roll(rng))
-    cloud = np.stack([focus[0], focus[0] + (0, 1.7, 0)])
+    cloud = np.array([(0, 0, 0), (0, 1.7, 0)])
     lights, background = surroundings(rng, place, eye[None], cloud, objects)
     return Scene([[]], [], [], [camera], background, lights, objects, f"{place}/{lights.kind}/empty", world.smooth)
 
@@ -496,13 +557,26 @@ def render_samples(world: str, split: str, seed: int, index: int, size: tuple[in
     for frame in range(frames):
         for view, camera in enumerate(scene.cameras):
             moment = posed[frame] if posed else None
-            picture = render_scene(scene.people[frame], camera, size, scene.lights, scene.background, scene.objects, supersample, posed=moment)
+            picture = render_scene(
+                scene.people[frame],
+                camera,
+                size,
+                scene.lights,
+                scene.background,
+                scene.objects,
+                supersample,
+                posed=moment,
+            )
             number = (index * frames + frame) * len(scene.cameras) + view
             sample = label(scene, picture, camera, moment, frame, formats or tuple(FORMATS))
-            yield dataclasses.replace(sample, key=f"{number:08d}", source=f"{world}/{split}", scene=index, view=view, frame=frame)
+            yield dataclasses.replace(
+                sample, key=f"{number:08d}", source=f"{world}/{split}", scene=index, view=view, frame=frame
+            )
 
 
-def label(scene: Scene, picture: dict, camera: Camera, posed: PosedPeople | None, frame: int, formats: tuple[str, ...]) -> Sample:
+def label(
+    scene: Scene, picture: dict, camera: Camera, posed: PosedPeople | None, frame: int, formats: tuple[str, ...]
+) -> Sample:
     """What the renderer returned and what the scene knows, as a Sample without a key."""
     somebody = picture["instances"] > 0
     people = [] if posed is None else label_people(scene, picture, camera, posed, frame, formats)
@@ -518,7 +592,9 @@ def label(scene: Scene, picture: dict, camera: Camera, posed: PosedPeople | None
     )  # fmt: skip
 
 
-def label_people(scene: Scene, picture: dict, camera: Camera, posed: PosedPeople, frame: int, formats: tuple[str, ...]) -> list[PersonLabel]:
+def label_people(
+    scene: Scene, picture: dict, camera: Camera, posed: PosedPeople, frame: int, formats: tuple[str, ...]
+) -> list[PersonLabel]:
     """The labels of everyone in a picture."""
     points = {name: label_keypoints(picture, camera, posed, name) for name in formats}
     labels = []
@@ -552,6 +628,10 @@ def label_keypoints(picture: dict, camera: Camera, posed: PosedPeople, name: str
     inside = ((spots >= 0) & (spots < (width, height))).all(-1) & ahead & known
     spots, world = np.where((known & ahead)[..., None], spots, np.nan), np.where(known[:, None], points.numpy(), np.nan)
     return [
-        Keypoints(spots[n].astype(np.float32), world[n].astype(np.float32), np.where(inside[n], 1 + seen[n], 0).astype(np.uint8))
+        Keypoints(
+            spots[n].astype(np.float32),
+            world[n].astype(np.float32),
+            np.where(inside[n], 1 + seen[n], 0).astype(np.uint8),
+        )
         for n in range(len(spots))
     ]

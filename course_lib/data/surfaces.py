@@ -1,0 +1,372 @@
+"""Surfaces made of a body's vertices: cutting them, collecting them into one dressed mesh, and posing it.
+
+A cut splits triangles along the zero line of a function, so its edge is a smooth curve on any mesh. A new vertex is a
+weighted mean of body vertices: it moves with every shape and pose.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from torch import Tensor
+
+from course_lib.chapters.bodies import JOINT_NAMES
+from course_lib.data.parts import SKIN_CLASSES, joint_class
+from course_lib.data.person import Body, Garment, Look, Person, PosedPeople, rest_people
+
+JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
+FAR = 9.0  # metres: farther than any hem
+
+
+# ---------------------------------------------------------------- pieces and cuts
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A surface made of body vertices. base (N, V) sparse weights, faces (F, 3), hem (N,) metres to the nearest cut."""
+
+    base: sparse.csr_matrix
+    faces: np.ndarray
+    hem: np.ndarray
+
+    @staticmethod
+    def whole(faces: np.ndarray, vertex_count: int) -> "Piece":
+        """The vertices that `faces` use, uncut."""
+        used, local = renumber(faces, vertex_count)
+        rows = (np.ones(len(used), np.float32), used, np.arange(len(used) + 1))
+        base = sparse.csr_matrix(rows, shape=(len(used), vertex_count))
+        return Piece(base, local, np.full(len(used), FAR, np.float32))
+
+    def compact(self) -> "Piece":
+        """Drop the vertices that no face uses."""
+        used, local = renumber(self.faces, len(self.hem))
+        return Piece(self.base[used], local, self.hem[used])
+
+
+def renumber(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ids (out of `count`) that occur, ascending, and the array with each replaced by its place among them."""
+    flags = np.zeros(count, bool)
+    flags[ids] = True
+    return flags.nonzero()[0], (np.cumsum(flags) - 1)[ids]
+
+
+def split_edges(faces: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Faces that a cut crosses -> corners with the one that is alone on its side first (M, 3), and whether it is inside."""
+    flags = inside[faces]  # (M, 3)
+    alone_inside = flags.sum(1) == 1
+    alone = np.argmax(flags == alone_inside[:, None], axis=1)
+    order = (alone[:, None] + np.arange(3)) % 3
+    return np.take_along_axis(faces, order, 1), alone_inside
+
+
+def cut(piece: Piece, values: np.ndarray) -> Piece:
+    """Keep the side of a piece where values (N,) > 0, in metres; triangles are split along the zero line."""
+    inside = values > 0
+    count = inside[piece.faces].sum(1)
+    if (count == 3).all():
+        return Piece(piece.base, piece.faces, np.minimum(piece.hem, values.clip(0)))
+    crossed, alone_inside = split_edges(piece.faces[(count == 1) | (count == 2)], inside)
+    edges = np.sort(np.concatenate([crossed[:, [0, 1]], crossed[:, [0, 2]]]), axis=1)
+    keys, index = np.unique(edges[:, 0] * len(values) + edges[:, 1], return_inverse=True)
+    edges = np.stack([keys // len(values), keys % len(values)], 1)
+    p, q = (len(values) + index.reshape(2, -1)).astype(crossed.dtype)  # new vertices on the edges ab and ac
+    a, b, c = crossed.T
+    lone = np.stack([a, p, q], 1)[alone_inside]
+    pair = np.concatenate([np.stack([p, b, c], 1), np.stack([p, c, q], 1)])[np.tile(~alone_inside, 2)]
+    faces = np.concatenate([piece.faces[count == 3], lone, pair])
+    low, high = values[edges[:, 0]], values[edges[:, 1]]
+    share = (low / (low - high)).clip(0.001, 0.999).astype(np.float32)[:, None]
+    fresh = piece.base[edges[:, 0]].multiply(1 - share) + piece.base[edges[:, 1]].multiply(share)
+    base = sparse.vstack([piece.base, fresh], format="csr")
+    hem = np.concatenate([np.minimum(piece.hem, np.abs(values)), np.zeros(len(edges))]).astype(np.float32)
+    return Piece(base, faces, hem).compact()
+
+
+def cut_all(piece: Piece, template: np.ndarray, fields) -> Piece:
+    """Cut one function after the other; each maps template points (N, 3) to metres (N,)."""
+    for function in fields:
+        piece = cut(piece, function(piece.base @ template))
+    return piece
+
+
+def boundary(piece: Piece) -> np.ndarray:
+    """Directed edges (E, 2) along the cuts of a piece: both ends on a hem, used by one face only."""
+    edges = piece.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    edges = edges[(piece.hem[edges] < 1e-6).all(1)]
+    key = np.sort(edges, 1) @ np.array([len(piece.hem), 1])
+    _, index, count = np.unique(key, return_index=True, return_counts=True)
+    return edges[index[count == 1]]
+
+
+def smoothing_matrix(faces: np.ndarray, count: int) -> sparse.csr_matrix:
+    """Means over neighbours: a row-stochastic (N, N) matrix with half the weight on the vertex itself."""
+    edges = faces[:, [0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2]].reshape(-1, 2)
+    matrix = sparse.coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
+    matrix.data[:] = 1
+    degree = np.asarray(matrix.sum(1)).clip(1)
+    return (sparse.identity(count) + matrix.multiply(1 / degree)).tocsr() * 0.5
+
+
+def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
+    """0 below `low`, 1 above `high`, smooth in between."""
+    t = ((x - low) / (high - low)).clip(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+# ---------------------------------------------------------------- bodies at rest
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Places of the template at rest, metres: |x| of the arm's joints, y of the leg's, the neck, the trunk's middle."""
+
+    arm_x: np.ndarray  # shoulder, elbow, wrist, fingertip
+    leg_y: np.ndarray  # neck, hip, knee, ankle, sole
+    joints: np.ndarray  # (55, 3)
+    middle_z: float  # the trunk's, between belly and back
+    crotch_y: float
+    skirt_y: float  # where the skirt begins
+
+    def sleeve_x(self, units: float) -> float:
+        """|x| of a sleeve of so many arm units (0 shoulder, 1 elbow, 2 wrist)."""
+        return float(np.interp(units, [-1, 0, 1, 2, 3], [0.05, *self.arm_x]))
+
+    def hem_y(self, units: float) -> float:
+        """y of a hem at so many leg units (-1 neck, 0 hip, 1 knee, 2 ankle, 3 sole)."""
+        return float(np.interp(units, [-1, 0, 1, 2, 3], self.leg_y))
+
+
+@lru_cache(maxsize=2)
+def landmarks(body: Body) -> Landmarks:
+    """Measure the template."""
+    joints = (body.model.joint_regressor @ body.model.template).numpy()
+    template = body.model.template.numpy()
+    arm = [abs(joints[JOINT[f"left_{n}"], 0]) for n in ("shoulder", "elbow", "wrist")]
+    leg = [joints[JOINT[n], 1] for n in ("neck", "left_hip", "left_knee", "left_ankle")]
+    arm_x, leg_y = np.array([*arm, template[:, 0].max()]), np.array([*leg, template[:, 1].min()])
+    if body.pack is None:
+        return Landmarks(arm_x, leg_y, joints, joints[JOINT["spine2"], 2], leg_y[1], leg_y[1])
+    tights = template[np.unique(body.pack["faces_tights"])]
+    belly = tights[(np.abs(tights[:, 0]) < 0.03) & (np.abs(tights[:, 1] - joints[JOINT["spine1"], 1]) < 0.05)]
+    crotch = tights[np.abs(tights[:, 0]) < 0.008, 1].min()
+    skirt = template[np.unique(body.pack["faces_skirt"]), 1].max()
+    return Landmarks(
+        arm_x, leg_y, joints, float(belly[:, 2].min() + belly[:, 2].max()) / 2, float(crotch), float(skirt)
+    )
+
+
+@dataclass
+class Shape:
+    """A body at rest while it is being dressed: vertices (V, 3), their normals (V, 3), joints (55, 3)."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    joints: np.ndarray
+
+
+def shape_of(person: Person, body: Body) -> Shape:
+    """The person's own body at rest, without expression."""
+    still = Person(0, person.betas, np.zeros(52, np.float32), person.pose, person.translation)
+    vertices, joints = rest_people([still], body)
+    vertices, joints = vertices[0].numpy(), joints[0].numpy()
+    if body.pack is None:
+        return Shape(vertices, np.zeros_like(vertices), joints)
+    return Shape(vertices, mesh_normals(vertices, all_faces(body)), joints)
+
+
+@lru_cache(maxsize=2)
+def all_faces(body: Body) -> np.ndarray:
+    """Every face of body and helpers (F, 3)."""
+    return np.concatenate([body.pack[f"faces_{k}"] for k in ("body", "eyes", "tights", "skirt")]).astype(np.int64)
+
+
+def mesh_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals (V, 3), zero for vertices of no face."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normal = np.cross(b - a, c - a)
+    total = np.stack([np.bincount(faces.ravel(), np.repeat(normal[:, i], 3), len(vertices)) for i in range(3)], 1)
+    return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
+
+
+# ---------------------------------------------------------------- the dressed mesh
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, lash, hair, cloth; part: its class, or None where
+    skin decides by its joints; style: the Look or Garment that colours it."""
+
+    kind: str
+    part: int | None
+    style: Look | Garment | None
+    two_sided: bool = False
+
+
+@dataclass
+class DressedMesh:
+    """One dressed person, ready to be posed. base (N, V) sparse; displacement (N, 3) in rest axes; weights (N, 55);
+    `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
+    fields (N, 6): hem distance, ambient occlusion, and four for the surface's own use; classes (N, 14) says for skin how
+    much each of SKIN_CLASSES moves it."""
+
+    base: Tensor
+    displacement: Tensor
+    weights: Tensor
+    free: Tensor
+    faces: Tensor
+    surface: Tensor
+    rest: Tensor
+    fields: Tensor
+    classes: Tensor
+    surfaces: list[Surface]
+    skirt: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+
+class Builder:
+    """Collects pieces into one mesh."""
+
+    def __init__(self, body: Body, shape: Shape):
+        self.body, self.shape = body, shape
+        self.template = body.model.template.numpy()
+        self.weights = body.model.weights.numpy()
+        self.columns = {
+            k: [] for k in ("base", "displacement", "weights", "free", "faces", "surface", "rest", "fields")
+        }
+        self.surfaces: list[Surface] = []
+        self.skirt: list[np.ndarray] = []
+        self.count = 0
+
+    def add(
+        self, piece: Piece, surface: Surface, moved: np.ndarray | None = None, extra: np.ndarray | None = None
+    ) -> None:
+        """A piece of the body, displaced by moved (N, 3), with extra (N, up to 4) fields."""
+        n = len(piece.hem)
+        moved = np.zeros((n, 3), np.float32) if moved is None else moved
+        extra = np.zeros((n, 0), np.float32) if extra is None else extra
+        occlusion = occlusion_of(self.body, piece)
+        values = {
+            "base": piece.base, "displacement": moved, "weights": piece.base @ self.weights, "free": np.zeros(n),
+            "faces": piece.faces + self.count, "surface": np.full(len(piece.faces), len(self.surfaces)),
+            "rest": piece.base @ self.template, "fields": np.column_stack([piece.hem, occlusion, extra]),
+        }  # fmt: skip
+        self._append(values, surface, n)
+
+    def add_free(
+        self, rest: np.ndarray, weights: np.ndarray, faces: np.ndarray, where: np.ndarray, fields: np.ndarray, surface
+    ):
+        """Vertices of our own: rest (N, 3) on this body, skinned by weights (N, 55); where (N, 3) colours them."""
+        n = len(rest)
+        values = {
+            "base": sparse.csr_matrix((n, len(self.template)), dtype=np.float32), "displacement": rest, "weights": weights,
+            "free": np.ones(n), "faces": faces + self.count, "surface": np.full(len(faces), len(self.surfaces)),
+            "rest": where, "fields": fields,
+        }  # fmt: skip
+        self._append(values, surface, n)
+
+    def _append(self, values: dict, surface: Surface, n: int) -> None:
+        for key, value in values.items():
+            self.columns[key].append(value)
+        if isinstance(surface.style, Garment) and surface.style.kind == "skirt":
+            self.skirt.append(np.arange(self.count, self.count + n))
+        self.surfaces.append(surface)
+        self.count += n
+
+    def build(self) -> DressedMesh:
+        """All pieces as tensors."""
+        self.columns["fields"] = [np.pad(f, ((0, 0), (0, 6 - f.shape[1]))) for f in self.columns["fields"]]
+        base = sparse.vstack(self.columns.pop("base"), format="csr")
+        arrays = {key: np.concatenate(values) for key, values in self.columns.items()}
+        whole = {"faces", "surface"}
+        tensors = {k: torch.from_numpy(a.astype(np.int64 if k in whole else np.float32)) for k, a in arrays.items()}
+        skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
+        classes = tensors["weights"] @ torch.from_numpy(class_matrix())
+        return DressedMesh(base=to_torch(base), **tensors, classes=classes, surfaces=self.surfaces, skirt=skirt)
+
+
+@lru_cache(maxsize=1)
+def class_matrix() -> np.ndarray:
+    """Which of SKIN_CLASSES each joint's skin belongs to: (55, 14) ones and zeros."""
+    own = [SKIN_CLASSES.index(joint_class(name)) for name in JOINT_NAMES]
+    return np.eye(len(SKIN_CLASSES), dtype=np.float32)[own]
+
+
+def to_torch(matrix: sparse.csr_matrix) -> Tensor:
+    """A scipy sparse matrix as rows padded to the widest: ids (N, K) and weights (N, K) in one (2, N, K) float tensor."""
+    counts = np.diff(matrix.indptr)
+    width = max(1, int(counts.max(initial=1)))
+    ids, weights = np.zeros((len(counts), width), np.float32), np.zeros((len(counts), width), np.float32)
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(row)) - np.repeat(matrix.indptr[:-1], counts)
+    ids[row, place], weights[row, place] = matrix.indices, matrix.data
+    return torch.from_numpy(np.stack([ids, weights]))
+
+
+def occlusion_of(body: Body, piece: Piece) -> np.ndarray:
+    """Baked ambient occlusion (N,) of a piece: 1 open, 0 closed."""
+    if body.pack is None:
+        return np.ones(len(piece.hem), np.float32)
+    return piece.base @ body.pack["ambient_occlusion"].astype(np.float32)
+
+
+def with_rim(piece: Piece, moved: np.ndarray, builder: Builder, thickness: float = 0.0035) -> tuple[Piece, np.ndarray]:
+    """Fold the cloth inwards along its cuts, so that a hem has thickness."""
+    edges = boundary(piece)
+    if not len(edges):
+        return piece, moved
+    ring, local = renumber(edges, len(piece.hem))
+    inner = (len(piece.hem) + local).astype(piece.faces.dtype)
+    a, b, c, d = edges[:, 0], edges[:, 1], inner[:, 0], inner[:, 1]
+    faces = np.concatenate([piece.faces, np.stack([b, a, c], 1), np.stack([b, c, d], 1)])
+    normals = piece.base[ring] @ builder.shape.normals
+    base = sparse.vstack([piece.base, piece.base[ring]], format="csr")
+    hem = np.concatenate([piece.hem, np.full(len(ring), 1e-4, np.float32)])
+    return Piece(base, faces, hem), np.concatenate([moved, moved[ring] - thickness * normals]).astype(np.float32)
+
+
+# ---------------------------------------------------------------- posing
+
+
+@dataclass(frozen=True)
+class PosedMesh:
+    """A dressed mesh in the world: vertices (N, 3) and per vertex the turn (N, 3, 3) from rest to the world."""
+
+    vertices: Tensor
+    turns: Tensor
+
+
+def pose_mesh(mesh: DressedMesh, posed: PosedPeople, index: int) -> PosedMesh:
+    """Carry a dressed mesh along with the posed body of person `index`."""
+    ids, share = mesh.base[0].long(), mesh.base[1]
+    body = posed.vertices[index]
+    vertices = share[:, :1] * body[ids[:, 0]]
+    for column in range(1, ids.shape[1]):
+        vertices = vertices + share[:, column : column + 1] * body[ids[:, column]]
+    blended = mesh.weights @ posed.transforms[index, :, :3].flatten(1)  # (N, 12)
+    blended = blended.view(-1, 3, 4)
+    turns = blended[..., :3].contiguous()
+    vertices += (turns * mesh.displacement[:, None]).sum(-1)
+    vertices += mesh.free[:, None] * blended[..., 3]
+    if len(mesh.skirt):
+        vertices[mesh.skirt] = clear_legs(vertices[mesh.skirt], posed.joints[index])
+    return PosedMesh(vertices, turns)
+
+
+def clear_legs(points: Tensor, joints: Tensor) -> Tensor:
+    """Push points (N, 3) out of capsules around thighs and shins."""
+    for side in ("left", "right"):
+        hip, knee, ankle = (joints[JOINT[f"{side}_{n}"]] for n in ("hip", "knee", "ankle"))
+        points = push_out(points, hip, knee, 0.092, 0.075)
+        points = push_out(points, knee, ankle, 0.075, 0.06)
+    return points
+
+
+def push_out(points: Tensor, start: Tensor, end: Tensor, start_radius: float, end_radius: float) -> Tensor:
+    """Move points (N, 3) that lie inside a tapering capsule to its surface."""
+    axis = end - start
+    t = ((points - start) @ axis / axis.dot(axis)).clamp(0, 1)[:, None]
+    away = points - (start + t * axis)
+    distance = away.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    radius = start_radius + t * (end_radius - start_radius)
+    return points + away / distance * (radius - distance).clamp(min=0)
