@@ -1,7 +1,7 @@
 """One helper per kind of picture, so that a depth map looks the same in every chapter.
 
 Pictures come as tensors or arrays: (H, W), (H, W, 3), or the course's (3, H, W); values in [0, 1]. The `colour_...`
-functions turn labels into colours (..., H, W, 3), white where there is nothing; `show_images` draws whatever it is given.
+functions turn labels into colours (..., H, W, 3), white where there is nothing; `show_images` draws what it is given.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 Picture = Tensor | np.ndarray
@@ -32,21 +31,23 @@ def to_picture(image: Picture) -> np.ndarray:
 
 def show_images(
     images: Sequence[Picture], titles: Sequence[str] = (), columns: int | None = None, height: float = 2.2, **style
-) -> Figure:
-    """Pictures side by side in rows of `columns`, each `height` inches high, without axes. `style` goes to `imshow`."""
+) -> None:
+    """Pictures side by side in rows of `columns`, each `height` inches high, without axes. `style` goes to `imshow`.
+
+    `plt.gcf()` is the figure. (It is not returned: as the last value of a cell it would be drawn twice.)
+    """
     pictures = [to_picture(image) for image in images]
     columns = min(columns or len(pictures), len(pictures))
     rows = -(-len(pictures) // columns)
     width = max(picture.shape[1] / picture.shape[0] for picture in pictures) * height
     size = (columns * width, rows * (height + 0.25 * bool(len(titles))))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", dpi=72)
+    _, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", dpi=72)
     for ax in axes.flat:
         ax.axis("off")
     style = {"cmap": "gray", "interpolation": "nearest"} | style
     for index, (ax, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         ax.imshow(picture, **style)
         ax.set_title(titles[index] if index < len(titles) else "", fontsize=10)
-    return figure
 
 
 def over_white(colours: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ def colour_depth(depth: Picture, nearest: float | None = None, farthest: float |
 
 
 def colour_normals(normals: Picture) -> np.ndarray:
-    """Unit normals (..., H, W, 3), x right, y up, z toward the viewer -> colours (n + 1) / 2. White where they are 0."""
+    """Unit normals (..., H, W, 3), x right, y up, z toward the viewer -> (n + 1) / 2 as a colour. White where 0."""
     normals = to_array(normals)
     return over_white((normals.clip(-1, 1) + 1) / 2, np.abs(normals).sum(-1) > 0)
 
@@ -116,7 +117,7 @@ def curve(
     ylabel: str = "loss",
     **style,
 ) -> Axes:
-    """Named lines over x (0, 1, 2, ... unless given), in one small figure. `style` goes to `Axes.set` (yscale="log")."""
+    """Named lines over x (0, 1, 2, ... unless given) in a small figure. `style` goes to `Axes.set` (yscale="log")."""
     _, ax = plt.subplots(figsize=(5.2, 2.8), layout="constrained", dpi=72)
     for name, values in lines.items():
         values = [float(value) for value in values]
@@ -126,4 +127,3 @@ def curve(
     ax.grid(alpha=0.25)
     if len(lines) > 1:
         ax.legend(frameon=False)
-    return ax

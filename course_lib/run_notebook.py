@@ -6,11 +6,16 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 
 import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets import Type
 
 from course_lib import build
 from course_lib.chapter_source import Chapter
@@ -22,6 +27,27 @@ KERNEL_FILE = re.compile(r"[^\s'\"]*ipykernel_\d+[/\\]\d+\.py")
 
 class RunFailed(Exception):
     """A chapter that cannot be run, or stopped at a cell: the message says where and what is there to look at."""
+
+
+class SteadyChannel(AsyncZMQSocketChannel):
+    """A channel that looks again every second. While nbclient waits for a cell, it answers the output area of a slider
+    through the same socket, which can swallow the sign that the cell's reply has come: it would wait for ever."""
+
+    async def get_msg(self, timeout: float | None = None) -> dict:
+        while timeout is None:
+            try:
+                return await super().get_msg(timeout=1)
+            except Empty:
+                continue
+        return await super().get_msg(timeout)
+
+
+class SteadyClient(AsyncKernelClient):
+    shell_channel_class = Type(SteadyChannel)
+
+
+class SteadyManager(AsyncKernelManager):
+    client_factory = Type(SteadyClient)
 
 
 def load(chapter: Chapter, edition: str, store: bool = False) -> NotebookNode:
@@ -45,6 +71,7 @@ def execute(chapter: Chapter, notebook: NotebookNode, scale: str, on_cell: Calla
     """Runs every cell in a fresh kernel of this interpreter, in the repository's root. RunFailed names the cell."""
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, whatever the user has installed elsewhere
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False)
+    client.kernel_manager_class = SteadyManager
     client.extra_arguments = ["--IPKernelApp.log_level=40"]  # or each start warns of unencrypted local ports
     client.resources = {"metadata": {"path": str(chapter.root)}}
     started = [0]

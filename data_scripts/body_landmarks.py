@@ -19,7 +19,8 @@ Curve = list[tuple[float, float]]
 
 # ----------------------------------------------------------------------------- what was picked by hand
 
-# left eye, front view, mm: from the inner to the outer corner
+# left eye, front view, mm: from the inner to the outer corner. Our reading: the lash line is the lid's front edge, the
+# eyelid line its edge on the eyeball, the crease the fold above
 UPPER_LASH = [(16.4, 35.4), (18.5, 37.9), (21, 40.1), (24, 41.7), (27, 42.4), (30, 42.6), (33, 42.3), (36, 41.7),
               (39, 40.7), (41.5, 39.5), (43.6, 38.2)]  # fmt: skip
 LOWER_LASH = [(16.4, 34.9), (19, 34.1), (22, 33.2), (25, 32.8), (29, 32.5), (33, 32.4), (36, 32.7), (39, 33.8),
@@ -42,7 +43,8 @@ LOWER_OUTER_LIP = [(0, -42.6), (5.5, -42.2), (10, -41.0), (15, -38.6), (20, -35.
 LIP_SLIT = [(0, -30.9), (5, -30.45), (10, -30.1), (15, -30.3), (20, -31.05), (21.8, -31.4)]
 UPPER_LIP_LIFT, LOWER_LIP_DROP = 0.35, 1.1  # mm from the slit to the rims of the lips
 
-# nose and chin in the middle, front view: height, mm
+# nose and chin in the middle, front view: height, mm. Our reading: midpoint 1 of the nose bridge is its middle, 2 the
+# upper and 3 the lower quarter; the bridge ends just above the tip
 MIDDLE = {
     "center_of_glabella": 56.0, "center_of_nose_root": 40.0, "tip_of_nose_bridge": 7.5,
     "midpoint_1_of_nose_bridge": 23.5, "midpoint_2_of_nose_bridge": 32.0, "midpoint_3_of_nose_bridge": 15.0,
@@ -57,7 +59,8 @@ NOSE_RIDGE = {27: 38.0, 28: 25.5, 29: 13.0, 30: 0.0}
 JAW = [(-99, 33), (-99, 16), (-97.5, -1), (-94, -18), (-87, -36), (-74, -51), (-57, -61), (-40, -67)]
 CHIN_HEIGHT = -68.0
 
-# left ear, left view (z, y), mm
+# left ear, left view (z, y), mm. Our reading: the antihelix starts below and ends at the fork of its two crura; the
+# inner helix is counted from its front end over the top. `midpoint_between_22_15` names points of a list we do not have
 EAR = {
     "top_end_of_inferior_crus": (-113.5, 27.5), "top_end_of_superior_crus": (-123.5, 35.5),
     "start_of_antihelix": (-118.5, 7.8), "end_of_antihelix": (-127.0, 24.0), "midpoint_1_of_antihelix": (-126.3, 14.3),

@@ -195,14 +195,19 @@ for i, panel in enumerate(panels):
 # about the same axis (so $R = \exp(\theta[n]_\times)$).
 
 # %%
-x, y, theta = sympy.symbols("x y theta", real=True)
-z = sympy.sqrt(1 - x**2 - y**2)  # a unit axis
+x, y, z, c, s = sympy.symbols("x y z c s")  # the axis; cos θ and sin θ
 cross = sympy.Matrix([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-R = sympy.eye(3) + sympy.sin(theta) * cross + (1 - sympy.cos(theta)) * cross**2
+R = sympy.eye(3) + s * cross + (1 - c) * cross**2
+dR = c * cross + s * cross**2  # dR/dθ
 
-assert sympy.simplify(R.T * R) == sympy.eye(3)
-assert sympy.simplify(R.det()) == 1
-assert sympy.simplify(R.diff(theta) - cross * R) == sympy.zeros(3)
+
+def is_zero(matrix):
+    """Whether every entry vanishes for each unit axis and each angle: x² + y² + z² = 1, c² + s² = 1."""
+    relations = [x**2 + y**2 + z**2 - 1, c**2 + s**2 - 1]
+    return all(sympy.reduced(sympy.expand(entry), relations, x, y, z, c, s)[1] == 0 for entry in matrix)
+
+
+assert is_zero(R.T * R - sympy.eye(3)) and is_zero([R.det() - 1]) and is_zero(dR - cross * R)
 print("R'R = I, det R = 1 and dR/dθ = [n]× R hold for every unit axis and every angle")
 
 

@@ -766,11 +766,13 @@ def corrected(pose, skinning=linear_blend_skinning):
 assert torch.allclose(corrected(whole), pose_template(whole), atol=1e-6)
 
 # %% [markdown]
-# What do they mend? Four trouble spots, without and with. Color: how far the correctives moved the skin.
+# What do they mend? Five trouble spots: skinning alone above, with correctives below. Color: how far
+# they moved the skin.
 
 # %%
 spots = {  # name: pose, joint to look at, from which side
     "wrist twisted": (turn(left_wrist=(90, 0, 0)), "left_wrist", (0, 45)),
+    "elbow twisted": (turn(left_elbow=(90, 0, 0)), "left_elbow", (0, 45)),
     "shoulder twisted": (turn(left_shoulder=(90, 0, 0)), "left_shoulder", (180, 0)),
     "elbow bent": (turn(left_elbow=(0, -110, 0)), "left_elbow", (0, 90)),
     "knee bent": (turn(left_knee=(115, 0, 0)), "left_knee", (-90, 0)),
@@ -780,18 +782,18 @@ spots = {  # name: pose, joint to look at, from which side
 def look_at(ax, vertices, name, color=widgets.MANNEQUIN):
     """One of the spots, close up."""
     _, joint, (azimuth, elevation) = spots[name]
-    focus = (joints[0, JOINT_NAMES.index(joint)], 0.13 if "wrist" in name else 0.24)
+    focus = (joints[0, JOINT_NAMES.index(joint)], 0.24 if "shoulder" in name or "bent" in name else 0.13)
     widgets.draw_mesh(ax, vertices, faces, azimuth, elevation, focus, color)
 
 
 # %%
-figure, axes = plt.subplots(2, 4, figsize=(9, 4.6), dpi=72)
+figure, axes = plt.subplots(2, 5, figsize=(10.5, 4.5), dpi=72)
 for (name, (pose, _, _)), column in zip(spots.items(), axes.T, strict=True):
     without, mended = pose_template(pose), corrected(pose)
     moved = (mended - without).norm(dim=-1)  # (V,) metres
     look_at(column[0], without, name)
     look_at(column[1], mended, name, widgets.value_colors(moved, limit=0.012, colormap="YlOrRd"))
-    column[0].set_title(f"{name}: skinning only", fontsize=9)
+    column[0].set_title(name, fontsize=9)
     column[1].set_title(f"mended by up to {1000 * moved.max():.0f} mm", fontsize=9)
 figure.tight_layout()
 
@@ -854,15 +856,15 @@ for name, (pose, _, _) in spots.items():
 
 # %% [markdown]
 # Read a row: linear skinning loses flesh wherever something turns, most where there is most of it (the shoulder, not
-# the wrist). The correctives bring every row closer to the dual quaternions and give back part of the volume, more
-# where joints bend than where they twist. Dual quaternions lose least in a twist, but in the bent knee the loss is
-# *negative*: that is their bulge.
+# the wrist). The correctives bring every row closer to the dual quaternions and give back a part of the volume, far
+# from all of it. Dual quaternions lose least in a twist, but in the bent knee their loss is *negative*: that is the
+# bulge.
 
 # %%
 if body_file() == OPEN_BODY:  # correctives learned from scans aim at people, not at dual quaternions
     for lost, lost_mended, _, apart, apart_mended in measured.values():
         assert lost_mended < lost and apart_mended < apart
-for name in ("wrist twisted", "shoulder twisted"):
+for name in ("wrist twisted", "elbow twisted", "shoulder twisted"):
     assert measured[name][2] < 0.3 * measured[name][0]  # what dual quaternions lose in a twist
 
 # %% [markdown]

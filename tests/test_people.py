@@ -331,10 +331,11 @@ def test_keypoints_and_their_visibility():
 
 @pytest.mark.parametrize("name", sorted(kp.FORMATS))
 def test_formats_are_means_of_vertices(name):
-    matrix = kp.regressor(name).to_dense()
-    assert matrix.shape[0] == len(kp.FORMATS[name])
+    points = kp.keypoints(torch.ones(1, len(load_body().model.template), 3), name)[0]
     have = torch.from_numpy(kp.available(name))
-    assert torch.allclose(matrix.sum(1)[have], torch.ones(int(have.sum())), atol=1e-3)
+    assert points.shape == (len(kp.FORMATS[name]), 3) and have.float().mean() > 0.7
+    assert torch.allclose(points[have], torch.ones(1), atol=1e-3)
+    assert (points[~have] == 0).all()
 
 
 def test_a_worker_stays_under_a_gigabyte():

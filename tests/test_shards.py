@@ -297,7 +297,8 @@ import sys
 from course_lib.data.make import make, MakeError
 if __name__ == "__main__":
     try:
-        make("studio", 8, sys.argv[1], 32, workers=2, supersample=1, formats=("coco17",), scenes_per_shard=2, progress=False)
+        settings = {"size": 32, "supersample": 1, "formats": ("coco17",), "scenes_per_shard": 2}
+        make("studio", 8, sys.argv[1], workers=2, progress=False, **settings)
     except MakeError as error:
         print("MakeError:", error)
         sys.exit(3)

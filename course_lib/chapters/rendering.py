@@ -1,3 +1,5 @@
+"""Rendering: made by `course build` from solutions/03_rendering.py. Edit there, never here."""
+
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ LARGEST_SIZE = 32_767  # pixels: rows and columns are packed into 16 bits each
 NOTHING = torch.iinfo(torch.int64).max  # the key of a pixel that no face covers
 
 
+# Chapter 03, section "1 One triangle", exercise 03.1
 def edge_function(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
     """Twice the area of the triangle a, b, p, each (..., 2); positive where it turns clockwise on the screen (y down).
 
@@ -22,14 +25,14 @@ def edge_function(a: Tensor, b: Tensor, p: Tensor) -> Tensor:
     return (bx - ax) * (py - ay) - (by - ay) * (px - ax)
 
 
-
+# Chapter 03, section "1 One triangle", exercise 03.2
 def pixel_centres(size: tuple[int, int]) -> Tensor:
     """size (H, W) -> the (x, y) of every pixel's centre (H, W, 2), float32."""
     y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
     return torch.stack([x, y], -1)
 
 
-
+# Chapter 03, section "2 Where on the triangle?", exercise 03.3
 def barycentric_coordinates(triangle: Tensor, points: Tensor) -> Tensor:
     """triangle (3, 2), points (..., 2) -> the weights (..., 3) of its corners, which sum to 1."""
     a, b, c = triangle
@@ -37,7 +40,7 @@ def barycentric_coordinates(triangle: Tensor, points: Tensor) -> Tensor:
     return areas / areas.sum(-1, keepdim=True)
 
 
-
+# Chapter 03, section "3 The camera bends the weights", exercise 03.4
 def perspective_correct(weights: Tensor, depths: Tensor) -> tuple[Tensor, Tensor]:
     """Screen weights (..., 3) and the corners' depths (3,) -> the weights in space (..., 3), the depth there (...)."""
     w = weights / depths  # (..., 3)
@@ -45,7 +48,7 @@ def perspective_correct(weights: Tensor, depths: Tensor) -> tuple[Tensor, Tensor
     return w / total, 1 / total.squeeze(-1)
 
 
-
+# Chapter 03, section "4 Many triangles: who is in front?", exercise 03.5
 def keep_nearest(
     depth_buffer: Tensor, face_buffer: Tensor, inside: Tensor, depth: Tensor, face: int
 ) -> tuple[Tensor, Tensor]:
@@ -57,7 +60,7 @@ def keep_nearest(
     return torch.where(closer, depth, depth_buffer), torch.where(closer, face, face_buffer)
 
 
-
+# Chapter 03, section "Step 2 first: the list", exercise 03.6
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     """counts (N,) -> for each of the sum(counts) pieces the item it belongs to, and its place in that item (from 0)."""
     item = torch.repeat_interleave(counts)  # (M,)
@@ -65,18 +68,19 @@ def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     return item, torch.arange(len(item), device=counts.device) - first.index_select(0, item)
 
 
-
+# Chapter 03, section "Step 3: depth and owner in one number", exercise 03.7
 def pack(depth: Tensor, face: Tensor) -> Tensor:
     """Depth (float32, > 0) and face id (int64) -> one int64 that sorts by depth first. Bits in, bits out."""
     return (depth.view(torch.int32).long() << 32) | face
 
 
-
+# Chapter 03, section "Step 1: the rows of a triangle"
 def first_centre(position: Tensor, limit: int) -> Tensor:
     """The index of the first pixel centre at or after a coordinate (...,), kept within [0, limit], int32."""
     return (position - 0.5).ceil().clamp(0, limit).to(torch.int32)
 
 
+# Chapter 03, section "Step 1: the rows of a triangle"
 def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     """row (P,) of each point, corners (3, N) -> rows and corners (3, N) of the top, middle and bottom corner."""
     key = (row.long() << 32) | torch.arange(len(row), device=row.device)
@@ -87,18 +91,20 @@ def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     return key >> 32, key & 0xFFFFFFFF
 
 
-
+# Chapter 03, section "Step 1: the rows of a triangle"
 def edge_line(a: Tensor, b: Tensor) -> Tensor:
     """Edges from a down to b, (3, N) each -> (5, N): x, y, 1/z at the upper end, then x and 1/z gained per row."""
     return torch.cat([a, (b - a)[::2] / (b - a)[1]])
 
 
+# Chapter 03, section "Step 1: the rows of a triangle"
 def crossings(lines: Tensor, line: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The x and 1/z (M,) at which lines (5, N)[:, line] pass the heights y (M,)."""
     x0, y0, w0, x_step, w_step = lines.index_select(1, line)
     return x0 + (y - y0) * x_step, w0 + (y - y0) * w_step
 
 
+# Chapter 03, section "Step 1: the rows of a triangle"
 class Spans(NamedTuple):
     """Runs of pixels in one row of one triangle each, all (M,)."""
 
@@ -110,7 +116,7 @@ class Spans(NamedTuple):
     w_step: Tensor  # 1/z gained per column
 
 
-
+# Chapter 03, section "Step 1: the rows of a triangle"
 def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Spans:
     """points (3, P) as x, y, 1/z; corners (3, N) into them -> the pixel centres inside each triangle, row by row."""
     height, width = size
@@ -130,7 +136,7 @@ def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Sp
     return Spans(*(values.index_select(0, some) for values in spans))
 
 
-
+# Chapter 03, section "Together: fragments into the z-buffer"
 def draw_spans(keys: Tensor, spans: Spans, image: Tensor, face: Tensor) -> None:
     """Keep the smallest key at each pixel. keys (B, H, W) is changed in place; image and face (M,) of each span."""
     _, height, width = keys.shape
@@ -141,7 +147,7 @@ def draw_spans(keys: Tensor, spans: Spans, image: Tensor, face: Tensor) -> None:
     keys.view(-1).scatter_reduce_(0, start.index_select(0, span) + offset, key, "amin")
 
 
-
+# Chapter 03, section "Most triangles cover nothing"
 def to_screen(points: Tensor, K: Tensor, near: float) -> tuple[Tensor, Tensor, Tensor]:
     """Camera-space points (..., 3) and K (..., 3, 3) -> pixel x, pixel y, 1/z, each (...)."""
     x, y, z = points.unbind(-1)
@@ -150,6 +156,7 @@ def to_screen(points: Tensor, K: Tensor, near: float) -> tuple[Tensor, Tensor, T
     return screen_x, K[..., 1, 1] * y * w + K[..., 1, 2], w
 
 
+# Chapter 03, section "Most triangles cover nothing"
 def may_cover(x: Tensor, y: Tensor, faces: Tensor, size: tuple[int, int]) -> Tensor:
     """Pixel x, y (B, V) -> (B, F): False where a face surely covers no pixel centre of the image."""
     code = (first_centre(y, size[0]) << 16) | first_centre(x, size[1])  # (B, V): row and column in one int32
@@ -158,7 +165,7 @@ def may_cover(x: Tensor, y: Tensor, faces: Tensor, size: tuple[int, int]) -> Ten
     return (differs > 0xFFFF) & ((differs & 0xFFFF) > 0)
 
 
-
+# Chapter 03, section "6 Too near"
 def cross_near(p: Tensor, q: Tensor, near: float) -> Tensor:
     """Where the segments between p and q (N, 3) pass the plane z = near. The same point from either end."""
     swap = p[:, 2:] > q[:, 2:]
@@ -167,6 +174,7 @@ def cross_near(p: Tensor, q: Tensor, near: float) -> Tensor:
     return torch.cat([point[:, :2], torch.full_like(point[:, 2:], near)], 1)
 
 
+# Chapter 03, section "6 Too near"
 def clip_near(corners: Tensor, near: float) -> tuple[Tensor, Tensor]:
     """Triangles (N, 3, 3) that straddle z = near -> their parts beyond it (M, 3, 3), and the triangle of each (M,)."""
     beyond = corners[..., 2] > near  # (N, 3)
@@ -180,7 +188,7 @@ def clip_near(corners: Tensor, near: float) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.stack([a, ab, ac], 1)[~two], *quad]), torch.cat([source[~two], source[two], source[two]])
 
 
-
+# Chapter 03, section "6 Too near"
 class Triangles(NamedTuple):
     """Triangles on the screen: points (3, P) as x, y, 1/z; corners (3, N) into them; image and face (N,) they show."""
 
@@ -190,6 +198,7 @@ class Triangles(NamedTuple):
     face: Tensor
 
 
+# Chapter 03, section "6 Too near"
 def straddling_triangles(points: Tensor, faces: Tensor, K: Tensor, hidden: Tensor, near: float) -> Triangles:
     """The parts beyond z = near of the faces that have one or two of three corners `hidden` (B, F) behind it."""
     image, face = ((hidden == 1) | (hidden == 2)).nonzero(as_tuple=True)
@@ -199,7 +208,7 @@ def straddling_triangles(points: Tensor, faces: Tensor, K: Tensor, hidden: Tenso
     return Triangles(screen, torch.arange(screen.shape[1], device=screen.device).view(-1, 3).T, image, face)
 
 
-
+# Chapter 03, section "6 Too near"
 def visible_triangles(points: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int], near: float) -> Triangles:
     """Camera-space points (B, V, 3), faces (F, 3), K (B, 3, 3) -> the triangles that may cover a pixel centre."""
     x, y, w = to_screen(points, K[:, None], near)  # (B, V) each
@@ -218,6 +227,7 @@ def visible_triangles(points: Tensor, faces: Tensor, K: Tensor, size: tuple[int,
     return Triangles(*(torch.cat(pair, -1) for pair in zip(whole, cut, strict=True)))
 
 
+# Chapter 03, section "6 Too near"
 def facing_camera(triangles: Triangles) -> Triangles:
     """Those whose corners run counter-clockwise as seen (clockwise in terms of x and y: y points down)."""
     x, y = triangles.points[:2]
@@ -227,7 +237,7 @@ def facing_camera(triangles: Triangles) -> Triangles:
     return Triangles(triangles.points, corners, image, face)
 
 
-
+# Chapter 03, section "7 How much memory?"
 def chunks(counts: Tensor, most: int) -> Iterator[slice]:
     """Slices of consecutive items whose counts (N,) add up to at most `most` (or that hold a single item)."""
     total = counts.cumsum(0)
@@ -238,6 +248,7 @@ def chunks(counts: Tensor, most: int) -> Iterator[slice]:
         start, done = stop, int(total[stop - 1])
 
 
+# Chapter 03, section "7 How much memory?"
 def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_once: int) -> Tensor:
     """Keys (B, H, W): depth and id of the nearest face at each pixel, or NOTHING. `at_once`: rows, pixels in flight."""
     points, corners, image, face = triangles
@@ -253,7 +264,7 @@ def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_on
     return keys
 
 
-
+# Chapter 03, section "8 Seven digits"
 def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Perspective-correct barycentrics (3, P) and depth (P,) of what pixels see. Differentiable.
 
@@ -274,7 +285,7 @@ def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Ten
     return barycentric, (barycentric * z).sum(0)
 
 
-
+# Chapter 03, section "9 The rasteriser, whole"
 class Fragments(NamedTuple):
     """What the rasteriser found at each pixel centre.
 
@@ -287,7 +298,7 @@ class Fragments(NamedTuple):
     depth: Tensor
 
 
-
+# Chapter 03, section "9 The rasteriser, whole"
 def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int, int]) -> None:
     """Raise ValueError, with what to do about it, for meshes and sizes that cannot be drawn."""
     if vertices.ndim != 3 or vertices.shape[2] != 3:
@@ -309,7 +320,7 @@ def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int
         raise ValueError(f"size must be (height, width) between 1 and {LARGEST_SIZE} pixels, got {size}")
 
 
-
+# Chapter 03, section "9 The rasteriser, whole"
 def rasterize(
     vertices: Tensor,
     faces: Tensor,
@@ -348,7 +359,7 @@ def rasterize(
     return Fragments(face, barycentric, depth)
 
 
-
+# Chapter 03, section "10 From corners to pixels", exercise 03.8
 def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tensor:
     """Attributes of vertices (V, C) or (B, V, C) -> pictures (B, H, W, C), 0 where there is no face. Differentiable."""
     batch, height, width = fragments.face.shape
@@ -364,7 +375,7 @@ def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tens
     return picture.index_copy(0, pixel, result).view(batch, height, width, channels)
 
 
-
+# Chapter 03, section "11 Which way does it face?", exercise 03.9
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """vertices (B, V, 3), faces (F, 3) -> unit normals (B, V, 3), faces weighted by area; 0 where there is no face."""
     a, b, c = (vertices.index_select(1, corner) for corner in faces.T)  # (B, F, 3) each
@@ -375,14 +386,14 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     return normalize(normals, dim=-1, eps=1e-20)
 
 
-
+# Chapter 03, section "11 Which way does it face?", exercise 03.10
 def camera_normals(normals: Tensor, camera: Camera) -> Tensor:
     """World normals (B, ..., 3) -> the labels' convention: camera space with x right, y up, z toward the viewer."""
     seen = torch.einsum("bij,b...j->b...i", camera.R.expand(len(normals), 3, 3), normals)
     return seen * seen.new_tensor([1.0, -1.0, -1.0])
 
 
-
+# Chapter 03, section "12 Light"
 def shade(
     albedo: Tensor,
     normals: Tensor,
@@ -410,20 +421,23 @@ def shade(
     return colour.clamp(0, 1)
 
 
-
+# Chapter 03, section "Shadows (a bonus)"
 def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0.015) -> Tensor:
-    """World places (B, H, W, 3) -> (B, H, W, 1): 1 where `light`, with its depth (B, h, w), sees them, else 0."""
+    """World places (B, H, W, 3) -> (B, H, W, 1): 1 where `light`, with its depth (B, h, w), sees them; else 0."""
     points = places.flatten(1, 2)  # (B, H * W, 3)
     column, row = light.project(points).long().unbind(-1)
     batch, height, width = light_depth.shape
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     nearest = light_depth.flatten(1).expand(len(points), -1).gather(1, index)  # (B, H * W)
-    return (light.to_camera(points)[..., 2] < nearest + margin).to(places).view(*places.shape[:3], 1)
+    outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    lit = outside | (light.to_camera(points)[..., 2] < nearest + margin)
+    return lit.to(places).view(*places.shape[:3], 1)
 
 
-
+# Chapter 03, section "Stairs at the outline"
 def downsample(picture: Tensor, factor: int) -> Tensor:
     """(B, H * factor, W * factor, C) -> (B, H, W, C), the mean of factor x factor samples of each pixel."""
     return reduce(picture, "b (h i) (w j) c -> b h w c", "mean", i=factor, j=factor)
 
 
+# course build sealed the text above: c29a5fe643a222ef

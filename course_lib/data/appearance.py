@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.hair import STYLES
+from course_lib.data.lighting import to_linear
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Garment, Look, load_body
 from course_lib.data.surfaces import Surface, landmarks
@@ -66,7 +67,7 @@ class Paint:
 
 def linear(colour) -> Tensor:
     """A screen colour (3,) as linear light."""
-    return torch.tensor(colour, dtype=torch.float32) ** 2.2
+    return to_linear(torch.tensor(colour, dtype=torch.float32))
 
 
 def ramp(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
@@ -334,10 +335,8 @@ def strand_place(style: Look, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     combed = STYLES[style.hair_style].combed if style.hair_style in STYLES else "crown"
     y = y - face["eye"][1]
     zero = torch.zeros_like(x)
-    if combed == "side":
-        part = x + 0.035 * (style.parting or 0.6)
-        across = z + 0.25 * y
-        return across, y - part.abs(), torch.stack([torch.sign(part) * 0.6, -0.7 + zero, -0.35 + zero], 1)
+    if combed == "side":  # strands part beside the middle
+        x = x + 0.035 * (style.parting or 0.6)
     if combed == "back":
         around = torch.atan2(x, (y + 0.12).clamp(min=0.02))
         return around * 0.11, z, torch.stack([zero, -0.25 + zero, -1 + zero], 1)
@@ -486,7 +485,7 @@ def heather(garment: Garment, s: Samples, place: Place) -> Tensor:
     """Two yarns spun together."""
     speck = noise(place.turns * place.girth * 900, place.along * 350)[0]
     fade = ramp(0.006, 0.001, s.footprint)
-    return (0.26 + 0.16 * speck * fade).clamp(0, 1)
+    return (0.26 + 0.09 * speck * fade).clamp(0, 1)
 
 
 def denim(garment: Garment, s: Samples, place: Place) -> Tensor:

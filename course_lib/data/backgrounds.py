@@ -1,8 +1,8 @@
 """Places to stand in: rooms, open ground under a sky, a studio sweep. Drawn by casting one ray per pixel, no meshes.
 
-`background.render(camera, size)` returns colour (H, W, 3) RGB in [0, 1] as painted, not lit, camera depth (H, W) metres and
-the world normal (H, W, 3). Where the depth is infinite there is only sky: its colour is final and its normal zero.
-The floor is y = 0. The same background looks the same from every camera.
+`background.render(camera, size)` returns colour (H, W, 3) RGB in [0, 1] as painted, not lit, camera depth (H, W) in
+metres and the world normal (H, W, 3). Where the depth is infinite there is only sky: its colour is final,
+its normal zero. The floor is y = 0. The same background looks the same from every camera.
 """
 
 import colorsys
@@ -31,7 +31,7 @@ class Background(Protocol):
 
 @lru_cache(maxsize=1)
 def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
-    """Tileable noise in [0, 1], (512, 512) each: soft clouds (1/f^1.6 spectrum), a finer grain (1/f^0.8), white noise."""
+    """Tileable noise in [0, 1], (512 * 512,) each: soft clouds (1/f^1.6 spectrum), grain (1/f^0.8), white noise."""
     rng = np.random.default_rng(20240607)
     frequency = (
         np.hypot(*np.meshgrid(np.fft.fftfreq(NOISE_SIZE), np.fft.rfftfreq(NOISE_SIZE), indexing="ij")) * NOISE_SIZE
@@ -46,7 +46,7 @@ def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def noise(u: Tensor, v: Tensor, period: float, kind: int = 0, smooth: bool = False) -> Tensor:
-    """Noise that repeats every `period` metres, read at u, v (N,) metres -> (N,) in [0, 1]; kind 0 soft, 1 grain, 2 white."""
+    """Noise in [0, 1] that repeats every `period` metres at u, v (N,) metres -> (N,); kind 0 soft, 1 grain, 2 white."""
     table, scale = noise_tables()[kind], NOISE_SIZE / period
     x, y = u * scale, v * scale
     i, j = x.floor(), y.floor()
@@ -74,7 +74,7 @@ class Surface:
     shift: float = 0.0
 
     def colour(self, u: Tensor, v: Tensor, blur: Tensor) -> Tensor:
-        """Colours (N, 3) at u, v (N,) metres; blur (N,) is the size of a pixel there, metres, below which detail fades."""
+        """Colours (N, 3) at u, v (N,) metres; blur (N,) metres is the size of a pixel there: smaller detail fades."""
         amount, brightness = PATTERNS[self.pattern](u + self.shift, v + 1.7 * self.shift, self.scale, blur)
         first, second = torch.tensor(self.first), torch.tensor(self.second)
         mixed = first + amount[:, None] * (second - first)
@@ -416,7 +416,7 @@ _SILHOUETTES = {"hills": _hills, "trees": _trees, "houses": _houses}
 
 @dataclass(frozen=True)
 class Studio:
-    """A sweep: a floor that curves up into a round backdrop of `radius` metres, one colour, a little lighter in the middle."""
+    """A sweep: a floor that curves up into a round backdrop of `radius` metres, one colour, lighter in the middle."""
 
     colour: Colour
     radius: float
@@ -563,8 +563,8 @@ def _sample_panel(rng: np.random.Generator, wall: int, left: float, height: floa
 
 
 def sample_room(rng: np.random.Generator, reach: np.ndarray, plain: bool = False, tall: float = 2.0) -> Room:
-    """A room in which all points of `reach` (N, 2) = x, z have at least 0.4 m to the walls, and things as high as `tall` fit;
-    `plain`: bare painted walls."""
+    """A room with 0.4 m or more around all points of `reach` (N, 2) = x, z, and higher than `tall` metres; `plain`:
+    bare painted walls."""
     yaw = float(rng.uniform(-np.pi, np.pi) if not plain else rng.uniform(-0.4, 0.4))
     c, s = np.cos(yaw), np.sin(yaw)
     own = reach @ np.array([[c, s], [-s, c]])  # the same turn as Room.render's
@@ -657,11 +657,17 @@ def sample_outdoors(rng: np.random.Generator, sun: tuple[float, float, float] | 
     )
 
 
-def sample_background(rng: np.random.Generator, kind: str | None = None, reach: np.ndarray | None = None, sun: tuple[float, float, float] | None = None, tall: float = 2.0) -> Background:  # fmt: skip
+def sample_background(
+    rng: np.random.Generator,
+    kind: str | None = None,
+    reach: np.ndarray | None = None,
+    sun: tuple[float, float, float] | None = None,
+    tall: float = 2.0,
+) -> Background:
     """A place: `room`, `plain` (a bare room), `outdoors` or `studio`; drawn from KINDS when left out.
 
-    `reach` (N, 2) are x, z of whatever must fit inside (people, cameras) and `tall` its height, metres; `sun` (3,) points
-    to the sun.
+    `reach` (N, 2) are x, z of whatever must fit inside (people, cameras) and `tall` its height, metres; `sun` (3,)
+    points to the sun.
     """
     kind = kind or str(rng.choice(KINDS))
     reach = np.array([(-2.0, -2.0), (2.0, 2.0), (-2.0, 2.0), (2.0, -2.0)]) if reach is None else np.asarray(reach)

@@ -4,11 +4,12 @@ Directions around the head are azimuths: 0 the face, pi/2 the left ear, pi the b
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from course_lib.data.parts import PART_IDS
-from course_lib.data.person import Garment, Person
+from course_lib.data.person import Body, Garment, Person
 from course_lib.data.surfaces import (
     Builder,
     Piece,
@@ -124,17 +125,17 @@ def scalp_piece(builder: Builder, fields) -> Piece:
     return cut(piece, (0.35 - ear) * 0.02)
 
 
-def head_mask(builder: Builder) -> np.ndarray:
+@lru_cache(maxsize=2)
+def scalp_mask(body: Body) -> np.ndarray:
     """Vertices (V,) of the scalp's skin."""
-    body = builder.body
-    mask = np.zeros(len(builder.template), bool)
-    mask[np.unique(body.pack["faces_body"])] = True
+    mask = np.zeros(len(body.model.template), bool)
+    mask[body.pack["faces_body"].ravel()] = True
     return mask & (body.pack["scalp"] > 0.5)
 
 
 def heads(builder: Builder) -> tuple[Head, Head]:
     """The head of the template and of this body."""
-    mask, joints = head_mask(builder), landmarks(builder.body).joints
+    mask, joints = scalp_mask(builder.body), landmarks(builder.body).joints
     return Head.measure(builder.template, joints, mask), Head.measure(
         builder.shape.vertices, builder.shape.joints, mask
     )
@@ -240,7 +241,7 @@ def joint_weights(rest: np.ndarray, builder: Builder, loosen: float = 0.7) -> np
 
 def head_radius(builder: Builder, own: Head, azimuth: np.ndarray, low: float, high: float) -> np.ndarray:
     """Radius of the skull around the head's axis in directions azimuth (N,), between two heights over the eyes."""
-    points = builder.shape.vertices[head_mask(builder) & (builder.body.pack["ear"] < 0.3)]
+    points = builder.shape.vertices[scalp_mask(builder.body) & (builder.body.pack["ear"] < 0.3)]
     height = points[:, 1] - own.eye_y
     points = points[(height > low) & (height < high)]
     around, radius = own.azimuth(points), np.hypot(points[:, 0], points[:, 2] - own.axis[1])
@@ -302,7 +303,7 @@ def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int 
     where = rest + [
         0,
         0,
-        builder.template[head_mask(builder), 2].mean() - builder.shape.vertices[head_mask(builder), 2].mean(),
+        builder.template[scalp_mask(builder.body), 2].mean() - builder.shape.vertices[scalp_mask(builder.body), 2].mean(),
     ]
     occlusion = 0.55 + 0.45 * smoothstep(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
     fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05), (1 - t + 0 * y).ravel()])
@@ -365,7 +366,7 @@ def add_peak(builder: Builder, hat: Garment, own: Head, rows: int = 7, columns: 
     radius = skull + reach * t
     x, z = radius * np.sin(azimuth), radius * np.cos(azimuth) + own.axis[1]
     base = own.eye_y + line_height(_HAT_LINE, azimuth) + 0.006
-    y = base - 0.012 * t - 4.2 * x**2 * t
+    y = base - 0.012 * t - 2.2 * x**2 * t
     rest = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
     weights = np.zeros((len(rest), 55), np.float32)
     weights[:, 15] = 1

@@ -1,11 +1,12 @@
-"""Keypoints in the formats of the papers' data sets, as fixed means of a body's vertices, and what the camera sees of them.
+"""Keypoints in the formats of the papers' data sets: fixed means of a body's vertices, and what the camera sees of them.
 
-`FORMATS` gives the names of each format: coco17, h36m17, lsp14, smpl24, wholebody133, sapiens308. The open body's asset pack
+`FORMATS` gives the names of each format: coco17, h36m17, lsp14, smpl24, wholebody133, sapiens308. The open body's pack
 holds a regressor for each; points that the body lacks are marked by `available`. Other body files (COURSE_BODY) know
 only their 55 joints, so there the points that are joints are available.
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,38 +38,48 @@ def check_format(name: str) -> str:
     return name
 
 
+class Regressor(NamedTuple):
+    """A sparse matrix (K, V) as its entries: row (E,), column (E,), value (E,). A point without entries is lacking."""
+
+    row: Tensor
+    column: Tensor
+    value: Tensor
+
+
 @lru_cache(maxsize=16)
-def regressor(name: str) -> Tensor:
-    """Sparse matrix (K, V) of a format for the current body; a row of zeros is a point that this body lacks."""
+def regressor(name: str) -> Regressor:
+    """How the points of a format are made of the current body's vertices."""
     body, names = load_body(), FORMATS[check_format(name)]
     if body.pack is None:
-        return joint_rows(names, body.model.joint_regressor).to_sparse()
-    rows, columns, values = body.pack[f"keypoints_{name}_regressor"].T
-    index = torch.from_numpy(np.stack([rows, columns]).astype(np.int64))
-    size = (len(names), len(body.model.template))
-    return torch.sparse_coo_tensor(index, torch.from_numpy(values.astype(np.float32)), size).coalesce()
+        return joint_entries(names, body.model.joint_regressor)
+    row, column, value = torch.from_numpy(body.pack[f"keypoints_{name}_regressor"].astype(np.float32)).T
+    return Regressor(row.long(), column.long(), value)
 
 
-def joint_rows(names: tuple[str, ...], joint_regressor: Tensor) -> Tensor:
-    """Regressor (K, V) of the names that are joints of SMPL-X (spelled alike, whatever the case), zeros elsewhere."""
+def joint_entries(names: tuple[str, ...], joint_regressor: Tensor) -> Regressor:
+    """Entries for the names that are joints of SMPL-X (spelled alike, whatever the case), none for the others."""
     matrix = torch.zeros(len(names), joint_regressor.shape[1])
     for row, name in enumerate(names):
         if name.lower() in JOINT_NAMES:
             matrix[row] = joint_regressor[JOINT_NAMES.index(name.lower())]
-    return matrix
+    row, column = matrix.nonzero(as_tuple=True)
+    return Regressor(row, column, matrix[row, column])
 
 
 def available(name: str) -> np.ndarray:
     """Which points of a format the current body has: (K,) bool."""
-    return (torch.sparse.sum(regressor(name), 1).to_dense() != 0).numpy()
+    entries = regressor(name)
+    return np.isin(np.arange(len(FORMATS[name])), entries.row[entries.value != 0].numpy())
 
 
 def keypoints(vertices: Tensor, name: str) -> Tensor:
-    """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero."""
-    matrix = regressor(name)
-    if vertices.ndim != 3 or vertices.shape[1] != matrix.shape[1]:
-        raise ValueError(f"vertices are {tuple(vertices.shape)}, the current body needs (P, {matrix.shape[1]}, 3)")
-    return torch.stack([torch.sparse.mm(matrix, one) for one in vertices])
+    """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero. Differentiable."""
+    row, column, value = (entry.to(vertices.device) for entry in regressor(name))
+    count = len(load_body().model.template)
+    if vertices.ndim != 3 or vertices.shape[1] != count:
+        raise ValueError(f"vertices are {tuple(vertices.shape)}, the current body needs (P, {count}, 3)")
+    points = vertices.new_zeros(len(vertices), len(FORMATS[name]), 3)
+    return points.index_add(1, row, vertices[:, column] * value[:, None])
 
 
 @lru_cache(maxsize=16)

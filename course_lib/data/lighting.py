@@ -145,17 +145,17 @@ def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: L
     towards = points.new_tensor(lights.sun_direction)
     slope = (normals @ towards).clamp(0, 1)
     lifted = points + normals * (shadow.texel * (0.6 + 1.8 * (1 - slope)))[:, None]  # normal-offset bias
-    seen = shadow.camera.to_camera(lifted[None])[0]
-    focal, centre = shadow.camera.K[0, 0, 0], shadow.camera.K[0, :2, 2]
-    pixels = seen[:, :2] / seen[:, 2:] * focal + centre
-    size = shadow.depth.shape[0]
+    x, y, z = (lifted @ shadow.camera.R[0].T + shadow.camera.t[0]).T.contiguous()
+    focal, centre, size = float(shadow.camera.K[0, 0, 0]), float(shadow.camera.K[0, 0, 2]), shadow.depth.shape[0]
     bordered = torch.nn.functional.pad(shadow.depth, (1, 1, 1, 1), value=torch.inf).flatten()
-    limit = seen[:, 2] - 0.4 * shadow.texel
+    column, row = x / z * focal + (centre + 1), y / z * focal + (centre + 1)
+    limit = z - 0.4 * shadow.texel
     radius = max(lights.softness / shadow.texel, 0.8)
     total = torch.zeros_like(limit)
     for dx, dy in _TAPS[:taps]:
-        index = (pixels + points.new_tensor([dx, dy]) * radius + 1).clamp(0, size + 1).int()
-        total += bordered[index[:, 1] * (size + 2) + index[:, 0]] > limit
+        index = (row + dy * radius).clamp_(0, size + 1).int().mul_(size + 2)
+        index += (column + dx * radius).clamp_(0, size + 1).int()
+        total += bordered.index_select(0, index) > limit
     return total / taps
 
 
@@ -176,8 +176,8 @@ def wrapped(cosine: Tensor, wrap: Tensor) -> Tensor:
 def blinn(normals: Tensor, view: Tensor, towards: Tensor, gloss: Tensor | float) -> Tensor:
     """Blinn-Phong's highlight, normalised so that a sharper one is a brighter one: (N,)."""
     half = torch.nn.functional.normalize(view + towards, dim=-1)
-    power = torch.as_tensor(gloss)
-    return (normals * half).sum(-1).clamp(min=1e-4) ** power * (power + 8) / 25
+    cosine = (normals * half).sum(-1).clamp(min=1e-4)
+    return torch.exp(torch.log(cosine) * gloss) * (gloss + 8) / 25
 
 
 def strand_highlight(tangents: Tensor, view: Tensor, towards: Tensor, shift: Tensor, gloss: float) -> Tensor:
@@ -187,8 +187,13 @@ def strand_highlight(tangents: Tensor, view: Tensor, towards: Tensor, shift: Ten
     return (1 - along * along).clamp(min=1e-6) ** (gloss / 2)
 
 
+def to_linear(colour: Tensor) -> Tensor:
+    """Screen colours as linear light. Gamma is 2: near enough to sRGB, and square and root are fast."""
+    return colour * colour
+
+
 def tone_map(linear: Tensor, exposure: float = 1.0) -> Tensor:
     """Linear light -> picture values in [0, 1]: a film curve with a soft shoulder (Narkowicz 2015), gamma included."""
-    x = linear.clamp(min=0) * (0.62 * exposure)
-    film = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
-    return film.clamp(0, 1) ** (1 / 2.2)
+    x = linear * (0.62 * exposure)
+    above = x.mul(2.51).add_(0.03).mul_(x)
+    return above.div_(x.mul(2.43).add_(0.59).mul_(x).add_(0.14)).clamp_(0, 1).sqrt_()

@@ -4,9 +4,12 @@ A shard holds whole scenes and depends only on the settings and its number, so w
 interrupts is made anew, what was whole stays, and the bytes are the same in the end.
 """
 
+import argparse
+import hashlib
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator
@@ -16,12 +19,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from tqdm import tqdm
 
 from course_lib.data import shards
+from course_lib.data.keypoints import check_format
 from course_lib.data.schema import validate
+from course_lib.data.sequences import check_motion
+from course_lib.data.worlds import WORLDS, render_samples, sample_scene, world_named
 from course_lib.paths import ASSETS, body_file
 
 TEST_SETS = ASSETS / "test_sets.json"
@@ -69,12 +76,20 @@ class Settings:
         return range(shard * self.scenes_per_shard, min(self.scenes, (shard + 1) * self.scenes_per_shard))
 
 
-def make_settings(world: str, count: int, size: int | tuple[int, int], seed: int, split: str, views: int, frames: int, motion: str | None, formats: tuple[str, ...], supersample: int, scenes_per_shard: int | None) -> Settings:  # fmt: skip
+def make_settings(
+    world: str,
+    count: int,
+    size: int | tuple[int, int],
+    seed: int,
+    split: str,
+    views: int,
+    frames: int,
+    motion: str | None,
+    formats: tuple[str, ...],
+    supersample: int,
+    scenes_per_shard: int | None,
+) -> Settings:
     """Checked settings. ValueError (UnknownWorld for the world) with what to do."""
-    from course_lib.data.keypoints import check_format  # late: the command line need not pay for this
-    from course_lib.data.sequences import check_motion
-    from course_lib.data.worlds import world_named
-
     world_named(world, split)
     for name in formats:
         check_format(name)
@@ -83,9 +98,10 @@ def make_settings(world: str, count: int, size: int | tuple[int, int], seed: int
         raise ValueError("count, size, views, frames and supersample must be at least 1, and seed at least 0")
     per_scene = views * frames
     if count % per_scene:
-        below = count // per_scene * per_scene
+        near = count // per_scene * per_scene
         raise ValueError(
-            f"count {count} is no multiple of views x frames = {per_scene}: use {below or per_scene} or {below + per_scene}"
+            f"count {count} is no multiple of views x frames = {per_scene}: "
+            f"use {near or per_scene} or {near + per_scene}"
         )
     motion = check_motion(motion or ("still" if frames == 1 else "walking"))
     scenes = count // per_scene
@@ -117,8 +133,6 @@ def make_shard(settings: Settings, number: int, out: str) -> tuple[str, dict]:
 
 
 def _samples(settings: Settings, number: int) -> Iterator:
-    from course_lib.data.worlds import render_samples
-
     s = settings
     for scene in s.scenes_of(number):
         for sample in render_samples(
@@ -196,7 +210,7 @@ def open_folder(out: Path, settings: Settings) -> dict:
 
 
 def adopt(out: Path, manifest: dict, settings: Settings) -> list[int]:
-    """Takes whole shards of an interrupted run into the manifest, removes what is broken; returns the numbers still to make."""
+    """Takes whole shards of an interrupted run into the manifest, removes broken ones; returns the numbers to make."""
     for left_over in out.glob(".*.part"):
         left_over.unlink(missing_ok=True)
     missing = []
@@ -224,16 +238,32 @@ def _entry_if_whole(path: Path) -> dict | None:
 # ---------------------------------------------------------------- the command
 
 
-def make(world: str, count: int, out: str | Path, size: int | tuple[int, int] = 256, workers: int = 2, seed: int = 0, split: str = "train", *, views: int = 1, frames: int = 1, motion: str | None = None, formats: tuple[str, ...] = (), supersample: int = 2, scenes_per_shard: int | None = None, progress: bool = True) -> Path:  # fmt: skip
+def make(
+    world: str,
+    count: int,
+    out: str | Path,
+    size: int | tuple[int, int] = 256,
+    workers: int = 2,
+    seed: int = 0,
+    split: str = "train",
+    *,
+    views: int = 1,
+    frames: int = 1,
+    motion: str | None = None,
+    formats: tuple[str, ...] = (),
+    supersample: int = 2,
+    scenes_per_shard: int | None = None,
+    progress: bool = True,
+) -> Path:
     """Renders `count` pictures of a world into shards in the folder `out`, which is returned; again = continue.
 
-    size: pixels, a number or (height, width). workers: processes; 0 renders in this one. split: train, val or test, which
-    share no identity. A scene gives views x frames pictures: `views` cameras around it, `frames` moments of a `motion`
-    (walking, waving, turning, sitting_down, wandering; `poses`: unrelated poses of the same people). formats: keypoint
-    formats to store, all if empty. The bytes depend on all arguments but out, workers and progress.
+    size: pixels, a number or (height, width). workers: processes; 0 renders in this one. split: train, val or test;
+    they share no identity. A scene gives views x frames pictures: `views` cameras around it, `frames` moments of a
+    `motion` (walking, waving, turning, sitting_down, wandering; `poses`: unrelated poses of the same people). formats:
+    keypoint formats to store, all if empty. The bytes depend on all arguments but out, workers and progress.
 
-    Raises UnknownWorld, ValueError for settings, MakeError for a folder that is in use or holds other data, a worker that
-    died, a full disk: whole shards are kept, and the same call continues.
+    Raises UnknownWorld, ValueError for settings, MakeError for a folder that is in use or holds other data, a worker
+    that died, a full disk: whole shards are kept, and the same call continues.
     """
     settings = make_settings(
         world, count, size, seed, split, views, frames, motion, formats, supersample, scenes_per_shard
@@ -268,7 +298,8 @@ def _make_missing(out: Path, settings: Settings, manifest: dict, missing: list[i
 def _stopped(why: str, manifest: dict, settings: Settings, out: Path) -> MakeError:
     done = len(manifest["shards"])
     return MakeError(
-        f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: run the same command again to continue."
+        f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: "
+        "run the same command again to continue."
     )
 
 
@@ -321,46 +352,46 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
 
 def make_test_set(world: str, folder: Path, count: int = 500, size: int = 256, workers: int = 2) -> Path:
     """The fixed test set of a world: 500 pictures, seed 0, split test. Compare it with `check_test_set`."""
-    return make(world, count, Path(folder) / f"{world}-test", size, workers, 0, "test")
+    return make(world, count, Path(folder) / f"{world}-test-{size}", size, workers, 0, "test")
 
 
 def check_test_set(world: str, folder: Path) -> str:
-    """One line: whether a test set has the bytes that are on record. Another CPU or torch may round a few pixels differently."""
+    """One line: whether a test set has the bytes on record. Another CPU or torch may round a few pixels differently."""
     found, recorded = shards.manifest_hash(folder), recorded_test_sets().get(world, {})
     if found == recorded.get("sha256"):
         return f"OK    {world}: sha256 {found[:16]} as on record"
-    versions = {
-        "torch": torch.__version__.split("+")[0],
-        "machine": f"{os.uname().machine}" if hasattr(os, "uname") else "windows",
-    }
-    return f"NOTE  {world}: sha256 {found[:16]}, on record {str(recorded.get('sha256'))[:16]} made with {recorded.get('versions')}; here {versions}"
+    there = f"{str(recorded.get('sha256'))[:16]} made with {recorded.get('versions')}"
+    return f"NOTE  {world}: sha256 {found[:16]}, on record {there}; here {versions()}"
+
+
+def versions() -> dict[str, str]:
+    """What the last bits of a picture depend on beside the settings."""
+    return {"torch": torch.__version__.split("+")[0], "numpy": np.__version__, "machine": platform.machine()}
+
+
+def scenes_digest(world: str, count: int = 8) -> str:
+    """A hash of who and what is in the first scenes of a world's test set, whatever the machine's rounding: it changes
+    when the worlds change."""
+    scenes = [sample_scene(world, "test", 0, index, (256, 256))[0] for index in range(count)]
+    words = [f"{s.identities} {s.families} {s.place} {len(s.objects)}" for s in scenes]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
 def recorded_test_sets() -> dict:
-    """The hashes in the repository: world -> sha256, count, size, versions."""
+    """The hashes in the repository: world -> sha256 of its shards' hashes, scenes, settings, versions."""
     return json.loads(TEST_SETS.read_text()) if TEST_SETS.exists() else {}
 
 
 def record_test_set(world: str, folder: Path) -> None:
     """Writes a test set's hash into the repository: for whoever changes the worlds."""
-    manifest = shards.read_manifest(folder)
-    versions = {"torch": torch.__version__.split("+")[0], "machine": os.uname().machine}
-    entry = {
-        "sha256": shards.manifest_hash(folder),
-        "count": manifest["settings"]["count"],
-        "size": manifest["settings"]["size"],
-        "versions": versions,
-    }
-    records = recorded_test_sets() | {world: entry}
-    TEST_SETS.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")
+    settings = shards.read_manifest(folder)["settings"]
+    entry = {name: settings[name] for name in ("count", "size", "seed", "split", "body")}
+    entry |= {"sha256": shards.manifest_hash(folder), "scenes": scenes_digest(world), "versions": versions()}
+    TEST_SETS.write_text(json.dumps(recorded_test_sets() | {world: entry}, indent=1, sort_keys=True) + "\n")
 
 
 def main() -> None:
-    """`python -m course_lib.data.make FOLDER [--record]`: makes all test sets and compares (or records) their hashes."""
-    import argparse
-
-    from course_lib.data.worlds import WORLDS
-
+    """`python -m course_lib.data.make FOLDER [--record]`: makes all test sets, compares (or records) their hashes."""
     parser = argparse.ArgumentParser(description="make the fixed test set of every world")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--record", action="store_true", help="write the hashes into the repository")

@@ -16,7 +16,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ObjectMesh:
-    """A coloured mesh in the world: vertices (V, 3) metres, faces (F, 3) int64, colours (V, 3) RGB, normals (V, 3) unit."""
+    """A mesh in the world: vertices (V, 3) metres, faces (F, 3) int64, colours (V, 3) RGB, normals (V, 3) unit."""
 
     vertices: Tensor
     faces: Tensor
@@ -79,7 +79,7 @@ def box(
 def lathe(
     profile: list[tuple[float, float]], colour: Colour, sides: int = 20, centre: tuple[float, float, float] = (0, 0, 0)
 ) -> ObjectMesh:
-    """Turns a profile of (radius, height) points, from bottom to top, about the vertical. A repeated point makes a sharp edge."""
+    """Turns a profile of (radius, height) points, from bottom to top, about the vertical."""
     points, angles = np.array(profile, dtype=float), np.linspace(0, 2 * np.pi, sides, endpoint=False)
     tangent = np.gradient(points, axis=0) if len(points) > 1 else points
     slope = np.stack([tangent[:, 1], -tangent[:, 0]], 1) / (np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9)
@@ -100,7 +100,9 @@ def lathe(
     )
 
 
-def cylinder(radius: float, height: float, colour: Colour, base: tuple[float, float, float] = (0, 0, 0), top: float | None = None, sides: int = 20) -> ObjectMesh:  # fmt: skip
+def cylinder(
+    radius: float, height: float, colour: Colour, base: Colour = (0, 0, 0), top: float | None = None, sides: int = 20
+) -> ObjectMesh:
     """A closed cylinder, or a cone's trunk when `top` is another radius."""
     top = radius if top is None else top
     side = lathe([(radius, 0), (top, height)], colour, sides, base)
@@ -254,8 +256,10 @@ def plant(rng: np.random.Generator) -> ObjectMesh:
     """A potted plant: bent leaves around a stem."""
     pot = join(cylinder(0.13, 0.3, any_colour(rng), top=0.18), cylinder(0.165, 0.01, (0.2, 0.14, 0.1), (0, 0.295, 0)))
     hue, height, leaves = rng.uniform(0.22, 0.4), rng.uniform(0.5, 1.2), rng.integers(9, 20)
-    green = lambda: colorsys.hsv_to_rgb(hue + rng.normal(0, 0.02), rng.uniform(0.45, 0.85), rng.uniform(0.25, 0.65))  # noqa: E731
-    return join(pot, *[_leaf(rng, height, green()) for _ in range(leaves)])
+    shades = np.stack(
+        [hue + rng.normal(0, 0.02, leaves), rng.uniform(0.45, 0.85, leaves), rng.uniform(0.25, 0.65, leaves)], 1
+    )
+    return join(pot, *[_leaf(rng, height, colorsys.hsv_to_rgb(*shade)) for shade in shades])
 
 
 def _leaf(rng: np.random.Generator, height: float, colour: Colour) -> ObjectMesh:

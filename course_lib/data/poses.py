@@ -1,9 +1,9 @@
 """Poses of a whole body, sampled from key poses, joint limits and a self-contact test.
 
-A pose is (55, 3) float32 axis-angle radians in SMPL-X order, row 0 the body's own lean (no heading). The tables are Euler
-degrees (x, y, z) of the *left* side in SMPL's axes (x to the body's left, y up, z forward), composed R = Ry Rz Rx: for an
-arm x is the twist, z raises, y swings it forward (negative) or back; for a leg x flexes (negative = forward), y turns
-the toes out, z spreads. The right side is the mirror image: y and z change sign.
+A pose is (55, 3) float32 axis-angle radians in SMPL-X order, row 0 the body's own lean (no heading). The tables are
+Euler degrees (x, y, z) of the *left* side in SMPL's axes (x to the body's left, y up, z forward), composed
+R = Ry Rz Rx. For an arm x is the twist, z raises, y swings it forward (negative) or back; for a leg x flexes
+(negative = forward), y turns the toes out, z spreads. The right side is the mirror image: y and z change sign.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ INDEX = {name: i for i, name in enumerate(JOINT_NAMES)}
 LEFT = [i for i, name in enumerate(JOINT_NAMES) if name.startswith("left_")]
 RIGHT = [INDEX[JOINT_NAMES[i].replace("left_", "right_")] for i in LEFT]
 
-# lowest and highest x, y, z in degrees. An elbow twists little (more is the candy wrapper): the twist sits in the shoulder.
+# lowest and highest x, y, z in degrees. An elbow twists little (more is the candy wrapper): that is the shoulder's.
 LIMITS = {
     "pelvis": ((-95, 95), (-180, 180), (-50, 50)),
     "left_hip": ((-125, 40), (-35, 50), (-20, 55)),
@@ -108,7 +108,7 @@ LEGS = {
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of pose: which legs go together (left, right), lean of the pelvis and of the spine in degrees, which arms."""
+    """One kind of pose: which legs go together (left, right), lean of pelvis and spine in degrees, which arms."""
 
     legs: tuple[tuple[str, str], ...]
     lean: tuple[float, float] = (-4, 6)
@@ -149,7 +149,10 @@ FAMILIES = {
         upright=False,
     ),
 }
-SHARES = {"standing": 24, "walking": 14, "running": 6, "reaching": 12, "lunging": 5, "bending": 5, "crouching": 5, "kneeling": 4, "kicking": 5, "jumping": 5, "sitting": 13, "lying": 2}  # fmt: skip
+SHARES = {
+    "standing": 24, "walking": 14, "running": 6, "reaching": 12, "lunging": 5, "bending": 5, "crouching": 5,
+    "kneeling": 4, "kicking": 5, "jumping": 5, "sitting": 13, "lying": 2,
+}  # fmt: skip
 
 # bend of the first, second and third joint of a finger in degrees; index, middle, pinky, ring, then the thumb
 HANDS = {
@@ -264,7 +267,10 @@ def set_arms(euler: np.ndarray, rng: np.random.Generator, name: str, family: Fam
         set_hand(euler, hand, side, rng.uniform(0.6, 1.1))
 
 
-NOISE = {"hip": 4, "knee": 4, "ankle": 2, "shoulder": 9, "elbow": 9, "wrist": 9, "collar": 3, "spine": 2, "index": 4, "middle": 4, "ring": 4, "pinky": 4, "thumb": 4}  # fmt: skip
+NOISE = {
+    "hip": 4, "knee": 4, "ankle": 2, "shoulder": 9, "elbow": 9, "wrist": 9, "collar": 3, "spine": 2,
+    "index": 4, "middle": 4, "ring": 4, "pinky": 4, "thumb": 4,
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1)
@@ -327,8 +333,8 @@ def relaxed_pose() -> np.ndarray:
     return euler_to_pose(clip(euler))
 
 
-# Capsules stand for the limbs in contact tests. Each end is a joint and an offset from it at rest (metres, left side; it
-# turns with the joint of the first end); the torso is wider than deep, so it is two capsules side by side.
+# Capsules stand for the limbs in contact tests. Each end is a joint and an offset from it at rest (metres, left side;
+# it turns with the first end's joint); the torso is wider than deep, so it is two capsules side by side.
 CAPSULES = {
     "left_pelvis": ("pelvis", (0.07, -0.06, 0), "spine1", (0.06, 0, 0)),
     "left_belly": ("spine1", (0.05, 0.02, 0), "spine2", (0.05, 0.02, 0)),
@@ -344,6 +350,10 @@ CAPSULES = {
 TORSO = ("pelvis", "belly", "chest")
 # Which limbs are tested against which. Neighbours along a limb always touch and are left out.
 ARM_AGAINST = {"hand": (*TORSO, "head", "thigh", "shin", "foot"), "forearm": (*TORSO, "head", "thigh", "shin")}
+LIMB_AGAINST_LIMB = (  # of the other side
+    ("hand", "hand"), ("hand", "forearm"), ("hand", "upper_arm"), ("forearm", "forearm"), ("forearm", "upper_arm"),
+    ("shin", "shin"), ("foot", "foot"), ("foot", "shin"), ("shin", "thigh"),
+)  # fmt: skip
 ALLOWED = 0.025  # metres of overlap that still count as touching: skin is soft, and capsules are rough
 
 
@@ -369,8 +379,7 @@ def contact_pairs() -> np.ndarray:
         part: CAPSULE_NAMES.index(f"left_{part}") for part in ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
     }
     right = {part: i + 1 for part, i in left.items()}
-    for a, b in (("hand", "hand"), ("hand", "forearm"), ("hand", "upper_arm"), ("forearm", "forearm"), ("forearm", "upper_arm"),
-                 ("shin", "shin"), ("foot", "foot"), ("foot", "shin"), ("shin", "thigh")):  # fmt: skip
+    for a, b in LIMB_AGAINST_LIMB:
         pairs += [(left[a], right[b]), (right[a], left[b])]
     pairs += [(side["hand"], side["upper_arm"]) for side in (left, right)]
     pairs += [(a, b) for a in named("thigh") for b in named("chest")] + [
@@ -380,7 +389,7 @@ def contact_pairs() -> np.ndarray:
 
 
 def segment_distances(a0: np.ndarray, a1: np.ndarray, b0: np.ndarray, b1: np.ndarray) -> np.ndarray:
-    """Shortest distances between segments a0-a1 and b0-b1, (..., 3) each -> (...). Ericson, Real-Time Collision Detection, 5.1.9."""
+    """Shortest distances between segments a0-a1 and b0-b1, (..., 3) each -> (...). Ericson 2005, section 5.1.9."""
     u, v, w = a1 - a0, b1 - b0, a0 - b0
     uu, vv, uv = (u * u).sum(-1) + 1e-12, (v * v).sum(-1) + 1e-12, (u * v).sum(-1)
     uw, vw = (u * w).sum(-1), (v * w).sum(-1)

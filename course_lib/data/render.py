@@ -223,7 +223,7 @@ def shade_samples(scene: Scene, hits: Points, camera: Camera, lights: Lights, sh
 def paint_object(s: Samples) -> Paint:
     """An object's own colours."""
     paint = Paint.blank(len(s.rest))
-    paint.albedo, paint.normal = s.rest.clamp(0, 1) ** 2.2, s.normal
+    paint.albedo, paint.normal = s.rest.clamp(0, 1) ** 2, s.normal
     paint.specular = paint.specular + 0.02
     return paint
 
@@ -306,7 +306,7 @@ def shade_background(colour, depth, normal, camera: Camera, lights: Lights, shad
     rows = solid.flatten().nonzero()[:, 0]
     if not len(rows):
         return picture.view(height, width, 3)
-    albedo = picture[rows].clamp(0, 1) ** 2.2
+    albedo = picture[rows].clamp(0, 1) ** 2
     normals, points = normal.reshape(-1, 3)[rows], points_of(depth, camera)[rows]
     sun = normals.new_tensor(lights.sun_direction)
     seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))

@@ -146,7 +146,7 @@ def _check_values(sample: Sample, where: str) -> None:
         value = getattr(sample, name)
         if value is not None and value.size and (value.min() < 0 or value.max() > 1):
             raise SchemaError(
-                f"{where}: the field {name!r} must lie in [0, 1], it reaches from {value.min():.3g} to {value.max():.3g}"
+                f"{where}: the field {name!r} must lie in [0, 1], it goes from {value.min():.3g} to {value.max():.3g}"
             )
     if sample.parts is not None and sample.parts.size and sample.parts.max() > 27:
         raise SchemaError(f"{where}: the field 'parts' has the class {sample.parts.max()}, the highest is 27")

@@ -24,7 +24,7 @@ FRAMES_PER_SECOND = 25.0
 
 
 def _blend(poses: np.ndarray, keys: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Key poses (K, 55, 3) at ascending times (K,) -> poses (T, 55, 3) at times (T,), each joint along the shortest arc."""
+    """Key poses (K, 55, 3) at ascending times (K,) -> poses (T, 55, 3) at times (T,), along the shortest arcs."""
     times = np.clip(times, keys[0], keys[-1])
     joints = [Slerp(keys, Rotation.from_rotvec(poses[:, j]))(times).as_rotvec() for j in range(poses.shape[1])]
     return np.stack(joints, 1).astype(np.float32)
@@ -46,7 +46,7 @@ def _base(arm: str = "relaxed") -> np.ndarray:
 
 
 def walking(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """A gait cycle of 0.9 to 1.2 s. Hip, knee and ankle follow the first harmonics of measured gait (Winter 1991, rounded)."""
+    """A gait cycle of 0.9 to 1.2 s, its harmonics set by eye to look like a walk; the arms go against the legs."""
     cycle, stride, swing = rng.uniform(0.9, 1.2), rng.uniform(0.8, 1.2), rng.uniform(0.5, 1.2)
     return np.stack([_walking_frame(2 * np.pi * t / cycle, stride, swing) for t in times])
 
@@ -168,7 +168,13 @@ def planted(skeleton: Skeleton, poses: np.ndarray) -> np.ndarray:
     return moves * (1, 0, 1)
 
 
-def sample_sequence(rng: np.random.Generator, motion: str, frames: int, skeleton: Skeleton | None = None, fps: float = FRAMES_PER_SECOND) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def sample_sequence(
+    rng: np.random.Generator,
+    motion: str,
+    frames: int,
+    skeleton: Skeleton | None = None,
+    fps: float = FRAMES_PER_SECOND,
+) -> tuple[np.ndarray, np.ndarray]:
     """Poses (T, 55, 3) float32 and translations (T, 3) of a motion, T = frames, 1 / fps seconds apart.
 
     `still` is one pose held; `poses` are independent random poses, which is what multi-pose scans of one person are.

@@ -1,7 +1,7 @@
 """Samples in WebDataset tar shards: writing, reading, and finding out what is broken.
 
-A folder holds `shard-000000.tar`, `shard-000001.tar`, ... and `manifest.json` (settings, and for each shard its samples,
-bytes and sha256). A sample `000012` is the files
+A folder holds `shard-000000.tar`, `shard-000001.tar`, ... and `manifest.json` (settings, and for each shard its
+samples, bytes and sha256). A sample `000012` is the files
 
 | file | holds |
 |---|---|
@@ -141,7 +141,7 @@ _DECODERS: dict[str, Callable[[bytes, dict], np.ndarray]] = {
 
 
 def decode(files: dict[str, bytes], only: Iterable[str] | None = None) -> Sample:
-    """The files of a sample -> the sample. `only` names the picture fields to decode (labels always are): it is faster."""
+    """The files of a sample -> the sample. `only` names the picture fields to decode (labels always are): faster."""
     meta = json.loads(files["json"])
     wanted = [name for name in IMAGE_FIELDS if f"{name}.png" in files and (only is None or name in set(only))]
     sample = Sample(**{f.name: meta[f.name] for f in plain_fields(Sample) if f.name in meta})
@@ -172,7 +172,7 @@ def shard_name(index: int) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> dict:
-    """Writes a shard under another name first, then renames it: a shard is there whole or not at all. Returns its entry."""
+    """Writes a shard under another name, then renames it: it is there whole or not at all. Returns its entry."""
     path = Path(path)
     temporary, count = path.with_name(f".{path.name}.{os.getpid()}.part"), 0
     try:
@@ -208,7 +208,7 @@ def broken(path: Path, why: str) -> ShardError:
 
 
 def members(path: Path) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Where the files of each sample of a shard lie: key -> ending -> (offset, size). ShardError if the shard was cut."""
+    """Where the files of each sample of a shard lie: key, ending -> (offset, size). ShardError if the shard was cut."""
     path = Path(path)
     size, current, places = path.stat().st_size, None, {}
     if size == 0:
@@ -282,7 +282,8 @@ def read_manifest(folder: Path) -> dict:
         ) from error
     if manifest.get("version") != VERSION:
         raise ShardError(
-            f"{path} has version {manifest.get('version')!r}, this code reads version {VERSION}: make the data anew, or use the code of that time."
+            f"{path} has version {manifest.get('version')!r}, this code reads version {VERSION}: make the data anew, "
+            "or use the code of that time."
         )
     return manifest
 
@@ -359,7 +360,10 @@ class Samples(Dataset):
 
 
 def info(folder: Path | str, hashes: bool = True) -> str:
-    """What is in a data folder, in words; every shard is checked. ShardError with what to do if something is broken."""
+    """What is in a data folder or shard, in words; all is checked. ShardError with what to do if it is broken."""
+    folder = Path(folder)
+    if folder.is_file():
+        return f"{folder}: {sum(1 for _ in read_shard(folder))} pictures, {folder.stat().st_size / 1e6:.1f} MB, whole"
     manifest = verify(folder, hashes)
     settings, shards = manifest["settings"], manifest["shards"]
     count = sum(entry["samples"] for entry in shards.values())

@@ -79,8 +79,8 @@ def fit(
     shift: np.ndarray,
     roll: float = 0.0,
 ) -> Camera:
-    """The camera in a direction (3,) from the points (N, 3) that they fill by `fill`, off the middle by `shift` (2,) of the
-    room that is left. Found by moving it a few times; it stays over the floor and 0.25 m from the points."""
+    """The camera in a direction (3,) from the points (N, 3) that they fill by `fill`, off the middle by `shift` (2,) of
+    the room that is left. Found by moving it a few times; it stays over the floor and 0.25 m from the points."""
     target = (points.min(0) + points.max(0)) / 2
     radius = np.linalg.norm(points - target, axis=1).max()
     distance, middle = 2 * radius * focal / (fill * max(size)), np.array([size[1], size[0]]) / 2

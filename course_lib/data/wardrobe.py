@@ -263,7 +263,7 @@ def dress(person: Person) -> DressedMesh:
     """The dressed mesh of a person, kept for the last few identities."""
     key = person.identity
     if key not in _DRESSED:
-        while len(_DRESSED) >= 12:
+        while len(_DRESSED) >= 16:
             _DRESSED.pop(next(iter(_DRESSED)))
         _DRESSED[key] = dress_anew(person)
     return _DRESSED[key]

@@ -20,12 +20,22 @@ from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
 from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
 from course_lib.data.poses import (
-    FAMILIES, INDEX, Capsules, Skeleton, body, euler_to_pose, clip, pose_to_euler, sample_family, sample_pose, set_arm, set_hand,
-)  # fmt: skip
+    FAMILIES,
+    INDEX,
+    Capsules,
+    Skeleton,
+    body,
+    clip,
+    euler_to_pose,
+    pose_to_euler,
+    sample_family,
+    sample_pose,
+    set_arm,
+    set_hand,
+)
 from course_lib.data.render import render_scene
 from course_lib.data.schema import Keypoints, PersonLabel, Sample
 from course_lib.data.sequences import sample_sequence, turned
-from course_lib.data.wardrobe import all_faces
 
 SPLITS = ("train", "val", "test")
 CAST = 12  # people that a block of scenes draws from: dressing somebody takes longer than a picture
@@ -73,12 +83,12 @@ LIGHTS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture is rendered from. `people[frame]` are the people of that moment; every camera sees every frame."""
+    """All that a picture is rendered from. `people[frame]` are those of that moment; every camera sees every frame."""
 
     people: list[list[Person]]
     identities: list[str]
     families: list[str]
-    cameras: list[Camera] | list[list[Camera]]
+    cameras: list[Camera]
     background: Background
     lights: Lights
     objects: list[ObjectMesh]
@@ -291,7 +301,7 @@ def sample_actors(
 
 
 def put_on_floor(actors: list[Actor], rng: np.random.Generator) -> list[PosedPeople]:
-    """Gives every actor the height at which the lowest point touches y = 0 (or flies); returns each frame's posed people."""
+    """Gives all the height at which their lowest point touches y = 0 (or flies); returns each frame's posed people."""
     lift = [rng.uniform(*FAMILIES[a.family].flight) if a.family in FAMILIES else 0.0 for a in actors]
     frames = []
     for frame in range(len(actors[0].poses)):
@@ -330,10 +340,16 @@ def surface() -> torch.Tensor:
     return _CACHE["surface"]
 
 
+def all_faces() -> np.ndarray:
+    """The faces of the body and of everything that it wears, (F, 3)."""
+    pack = load_body().pack
+    return np.concatenate([pack[k] for k in pack if k.startswith("faces_")]) if pack else body().faces.numpy()
+
+
 def smoothing() -> csr_matrix:
     """The matrix (V, V) that averages every vertex with its neighbours a few times: thin structures vanish."""
     if "smoothing" not in _CACHE:
-        faces, count = all_faces(load_body()), len(body().template)
+        faces, count = all_faces(), len(body().template)
         edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
         near = csr_matrix(
             (np.ones(2 * len(edges)), (np.r_[edges[:, 0], edges[:, 1]], np.r_[edges[:, 1], edges[:, 0]])),
@@ -371,7 +387,7 @@ def seats(rng: np.random.Generator, actors: list[Actor], posed: list[PosedPeople
 
 @dataclass
 class Clutter:
-    """What is known while objects are put down: where they stand, and which points of people (N, 3) they hide from the eye."""
+    """Known while objects are put down: where they stand, and which points of people (N, 3) they hide from the eye."""
 
     eye: np.ndarray
     focus: np.ndarray
@@ -397,7 +413,7 @@ class Clutter:
 
 
 def place_object(rng: np.random.Generator, mesh: ObjectMesh, clutter: Clutter) -> ObjectMesh | None:
-    """The object at a free spot near the people, which all objects may hide by 45 % together; None if there is no spot."""
+    """The object at a free spot near the people, whom all objects together may hide by 45 %; None without a spot."""
     radius, height, centre = mesh.radius(), mesh.height(), clutter.focus.mean(0)
     for _ in range(12):
         position = centre + rng.uniform(0.4 + radius, 2.4 + radius) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
@@ -430,11 +446,11 @@ def put_down(rng: np.random.Generator, world: World, clutter: Clutter, outdoors:
 
 def turned_lights(lights: Lights, azimuth: float) -> Lights:
     """Lights drawn for a camera at +z, turned to a camera at an azimuth: most pictures are lit from their own side."""
-    turn = lambda v: (
-        float(np.cos(azimuth) * v[0] + np.sin(azimuth) * v[2]),
-        v[1],
-        float(np.cos(azimuth) * v[2] - np.sin(azimuth) * v[0]),
-    )  # noqa: E731
+    c, s = float(np.cos(azimuth)), float(np.sin(azimuth))
+
+    def turn(v: tuple[float, float, float]) -> tuple[float, float, float]:
+        return c * v[0] + s * v[2], v[1], c * v[2] - s * v[0]
+
     points = tuple(dataclasses.replace(point, position=turn(point.position)) for point in lights.points)
     return dataclasses.replace(lights, sun_direction=turn(lights.sun_direction), points=points)
 
@@ -442,8 +458,15 @@ def turned_lights(lights: Lights, azimuth: float) -> Lights:
 # ---------------------------------------------------------------- cameras
 
 
-def sample_camera(rng: np.random.Generator, world: World, actors: list[Actor], posed: PosedPeople, size: tuple[int, int], indoors: bool) -> tuple[Camera, str]:  # fmt: skip
-    """A camera that sees somebody: a framing of one person or of all, with at most half of their joints behind others."""
+def sample_camera(
+    rng: np.random.Generator,
+    world: World,
+    actors: list[Actor],
+    posed: PosedPeople,
+    size: tuple[int, int],
+    indoors: bool,
+) -> tuple[Camera, str]:
+    """A camera that sees somebody: a framing of one person or of all, the best of a few where others hide them."""
     if rng.random() < world.egocentric:
         wearer = actors[rng.integers(len(actors))]
         joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
@@ -474,7 +497,16 @@ def facing(actor: Actor, framing: str) -> float:
     return float(np.arctan2(forward[0], forward[2]))
 
 
-def sample_scene(world_name: str, split: str, seed: int, index: int, size: tuple[int, int], view_count: int = 1, frames: int = 1, motion: str = "still") -> tuple[Scene, list[PosedPeople]]:  # fmt: skip
+def sample_scene(
+    world_name: str,
+    split: str,
+    seed: int,
+    index: int,
+    size: tuple[int, int],
+    view_count: int = 1,
+    frames: int = 1,
+    motion: str = "still",
+) -> tuple[Scene, list[PosedPeople]]:
     """Everything about scene `index`, and its posed people for each frame (an empty list without people)."""
     world, rng = world_named(world_name, split), scene_rng(world_name, split, seed, index)
     place = draw(rng, world.places)
@@ -510,7 +542,15 @@ def sample_scene(world_name: str, split: str, seed: int, index: int, size: tuple
     return scene, [smoothed(p) for p in posed] if world.smooth else posed
 
 
-def scatter(rng: np.random.Generator, world: World, place: str, eyes: np.ndarray, actors: list[Actor], seats: list[ObjectMesh], framing: str) -> list[ObjectMesh]:  # fmt: skip
+def scatter(
+    rng: np.random.Generator,
+    world: World,
+    place: str,
+    eyes: np.ndarray,
+    actors: list[Actor],
+    seats: list[ObjectMesh],
+    framing: str,
+) -> list[ObjectMesh]:
     """Objects around the people; with several cameras or a close one only low ones that hide nobody."""
     people = [actor.capsules(frame) for actor in actors for frame in range(0, len(actor.poses), 4)]
     focus = np.concatenate([(c.start + c.end) / 2 for c in people])
@@ -551,7 +591,18 @@ def empty_scene(rng: np.random.Generator, world: World, place: str, size: tuple[
 # ---------------------------------------------------------------- pictures
 
 
-def render_samples(world: str, split: str, seed: int, index: int, size: tuple[int, int], view_count: int = 1, frames: int = 1, motion: str = "still", formats: tuple[str, ...] = (), supersample: int = 2) -> Iterator[Sample]:  # fmt: skip
+def render_samples(
+    world: str,
+    split: str,
+    seed: int,
+    index: int,
+    size: tuple[int, int],
+    view_count: int = 1,
+    frames: int = 1,
+    motion: str = "still",
+    formats: tuple[str, ...] = (),
+    supersample: int = 2,
+) -> Iterator[Sample]:
     """The pictures of scene `index`: every camera at every frame, frame by frame."""
     scene, posed = sample_scene(world, split, seed, index, size, view_count, frames, motion)
     for frame in range(frames):
