@@ -1,6 +1,6 @@
 """How many labelled pictures of people a second, with everything on, and how much memory a worker takes.
 
-    python benchmarks/people.py [--pictures 40] [--world wild]
+    python benchmarks/people.py [--pictures 57] [--worlds wild] [--sizes 256]
 
 JSON on stdout. Two workers with one thread each render, label and write shards at once, after a warm-up, as
 `course data make` does. `reference` is the same machine's bare rasterisation of the naked body at the same size (no
@@ -95,7 +95,7 @@ def measure(world: str, size: int, count: int, workers: int) -> dict:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=40, help="for each worker")
+    parser.add_argument("--pictures", type=int, default=57, help="for each worker")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worlds", nargs="+", default=["studio", "wild"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[128, 256])

@@ -61,8 +61,8 @@ def pixel_rays(camera: Camera, size: int) -> tuple[np.ndarray, np.ndarray]:
     centre = torch.arange(size, dtype=torch.float64) + 0.5
     y, x = torch.meshgrid(centre, centre, indexing="ij")
     rays = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3) @ torch.linalg.inv(camera.K[0].double()).T
-    rotation, translation = camera.R[0].double(), camera.t[0].double()
-    return -(translation @ rotation)[None].numpy(), (rays @ rotation).numpy()
+    back = torch.linalg.inv(camera.R[0].double()).T  # a float32 rotation's transpose is not quite its inverse
+    return -(camera.t.double() @ back).numpy(), (rays @ back).numpy()
 
 
 def exact_depth(corners: np.ndarray, eye: np.ndarray, rays: np.ndarray, forward: np.ndarray) -> np.ndarray:

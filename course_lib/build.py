@@ -25,7 +25,9 @@ from course_lib.chapter_source import (
     Problem,
     chapters,
     find_problems,
+    imported_modules,
     is_call_of,
+    may_export,
     read_cells,
     regions,
     title,
@@ -146,22 +148,28 @@ def read_notebook(path: Path) -> NotebookNode | None:
 
 def module_text(chapter: Chapter, cells: list[Cell], problems: list[Problem]) -> str:
     """What the chapter's `export` cells define, as a module. What ruff objects to is added to `problems`."""
-    exported = [cell for cell in cells if cell.is_export]
     # imports of the other cells are offered too; ruff takes out what the exported code does not use
-    imports = sorted({line for cell in cells if cell.kind == "code" for line in import_lines(cell)})
+    imports = sorted({line for cell in cells if cell.kind == "code" for line in import_lines(chapter, cell)})
     source = chapter.relative(chapter.source)
     docstring = f'"""{title(chapter, cells)}: made by `course build` from {source}. Edit there, never here."""'
-    body = [piece for cell in exported for piece in definitions(chapter, cell)]
-    text = "\n".join([docstring, "", *(imports if exported else ()), "", *body, ""])
-    text, complaints = ruff_clean(text, chapter.relative(chapter.module))
+    body = [piece for cell in cells if cell.is_export for piece in definitions(chapter, cell)]
+    text, complaints = ruff_clean("\n".join([docstring, "", *imports, "", *body, ""]), chapter.relative(chapter.module))
+    complaints += foreign_imports(text)
     problems += [Problem(source, 1, f"the exported module: {words}", fatal=False) for words in complaints]
     return f"{text}\n\n{SEAL}{text_hash(text, length=16)}\n"
 
 
-def import_lines(cell: Cell) -> list[str]:
-    """The cell's imports, those of the exercise machinery aside."""
+def import_lines(chapter: Chapter, cell: Cell) -> list[str]:
+    """The cell's imports, those of the exercise machinery and of the chapter's own module aside."""
     nodes = [node for node in cell.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return [ast.unparse(node) for node in nodes if getattr(node, "module", "") != "course_lib.exercises"]
+    left_out = ("course_lib.exercises", f"course_lib.chapters.{chapter.slug}")
+    return [ast.unparse(node) for node in nodes if getattr(node, "module", "") not in left_out]
+
+
+def foreign_imports(text: str) -> list[str]:
+    """What the module uses but may not import: an import of a cell that is not exported is seen only here."""
+    modules = {name for _, name in imported_modules(ast.parse(text)) if not name.startswith("course_lib.chapters.")}
+    return [f"it uses {name}, which exported code cannot import" for name in sorted(modules) if not may_export(name)]
 
 
 def definitions(chapter: Chapter, cell: Cell) -> list[str]:
@@ -205,7 +213,10 @@ def run_ruff(arguments: list[str], text: str, filename: str) -> str:
     """What ruff makes of the text, under the course's own rules."""
     rules = ["--config", str(ROOT / "pyproject.toml"), "--stdin-filename", filename, "--no-cache"]
     command = [find_ruff_bin(), *arguments, *rules, "-"]
-    return subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", cwd=ROOT).stdout
+    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
+    if done.returncode > 1:  # 1 says that it found something, which its output tells
+        raise RuntimeError(f"ruff failed on {filename}: {done.stderr.strip()}")
+    return done.stdout
 
 
 # --- planning and writing -------------------------------------------------------------------------------------------

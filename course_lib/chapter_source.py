@@ -206,11 +206,10 @@ def text_problems(chapter: Chapter, cell: Cell) -> Rule:
 def code_problems(chapter: Chapter, cell: Cell) -> Rule:
     """Rules for a code cell: parses, no shell or magic lines, imports in order, regions inside exercises."""
     yield from text_problems(chapter, cell)
-    magics = [(number, line) for number, line in enumerate(cell.source.splitlines(), 1) if MAGIC.match(line)]
-    refused = [number for number, line in magics if line.strip() != PLOT_MAGIC]
-    yield from (
-        (number, f"only `{PLOT_MAGIC}` may stand here: call Python instead of `!` or `%`") for number in refused
-    )
+    lines = enumerate(cell.source.splitlines(), 1)
+    refused = [number for number, line in lines if MAGIC.match(line) and line.strip() != PLOT_MAGIC]
+    words = f"only `{PLOT_MAGIC}` may stand here: call Python instead of `!` or `%`"
+    yield from ((number, words) for number in refused)
     if refused:
         return
     try:
@@ -227,12 +226,8 @@ def code_problems(chapter: Chapter, cell: Cell) -> Rule:
 
 def export_problems(tree: ast.Module) -> Rule:
     """An export cell defines things and does nothing else: importing the module must be free of effects."""
-    for node in tree.body:
-        if not isinstance(node, EXPORTABLE):
-            yield (
-                node.lineno,
-                "an export cell holds imports, assignments, functions and classes: move this to its own cell",
-            )
+    words = "an export cell holds imports, assignments, functions and classes: move this to its own cell"
+    yield from ((node.lineno, words) for node in tree.body if not isinstance(node, EXPORTABLE))
 
 
 def import_problems(chapter: Chapter, cell: Cell, tree: ast.Module) -> Rule:

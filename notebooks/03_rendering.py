@@ -36,7 +36,7 @@
 # | **You should know** | chapters 01 (cameras, conventions) and 02 (the body); basic PyTorch |
 # | **Reading** | 60 minutes |
 # | **Exercises** | ten, about 100 minutes |
-# | **Runs** | `smoke` 15 s · `laptop` 1 minute on a CPU, under 2 GB of memory; nothing is trained here |
+# | **Runs** | `smoke` 20 s · `laptop` 1 minute on a CPU, under 2 GB of memory; nothing is trained here |
 # | **From the papers** | DAViD §3.1 and supplement A · Sapiens §3.5, §3.6 |
 #
 # **Letters.** B batch · H W image · V vertices · F faces · C channels; and in this chapter N triangles, M pieces of
@@ -195,7 +195,7 @@ edges = [edge_function(triangle[i], triangle[(i + 1) % 3], centres) for i in ran
 inside = torch.stack(edges).amin(0) > 0
 plots.show_images([*edges, inside.float()], ["$E_{ab}$", "$E_{bc}$", "$E_{ca}$", "all three > 0"], height=2.0,
                            cmap="coolwarm")  # fmt: skip
-for ax in figure.axes:
+for ax in plt.gcf().axes:
     ax.plot(*(triangle[[0, 1, 2, 0]].T - 0.5), color="black", lw=1)
     for label, (x, y) in zip("abc", triangle.tolist(), strict=True):
         ax.text(x - 0.5, y - 0.5, label, fontsize=11, weight="bold", ha="right", va="bottom")
@@ -316,7 +316,6 @@ plots.show_images(
     vmin=0,
     vmax=1,
 )
-figure = plt.gcf()
 
 # %%
 rays = torch.cat([centres, torch.ones(*size, 1)], -1) @ torch.linalg.inv(K).T  # (H, W, 3)
@@ -854,6 +853,7 @@ for values in errors.values():
     pictures.append(picture[40:250, 150:360])
 titles = [f"from {name}" for name in errors]
 plots.show_images(pictures, titles, height=3, cmap="inferno", vmin=-7, vmax=-1.5)
+figure = plt.gcf()
 _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of the error in metres", shrink=0.8)
 
 
@@ -1013,10 +1013,10 @@ camera, moved = look(96), torch.tensor([0.06, -0.05, 0.12])
 with torch.no_grad():
     target = rasterize(person + moved, faces, camera, 96)
 shift = torch.zeros(3, requires_grad=True)
-optimizer = torch.optim.Adam([shift], lr=0.04)
-schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+optimizer = torch.optim.Adam([shift], lr=0.03)
+schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.93)
 history = []
-for _ in range(pick(smoke=24, laptop=48)):
+for _ in range(pick(smoke=30, laptop=60)):
     now = rasterize(person + shift, faces, camera, 96)
     both = (now.face >= 0) & (target.face >= 0)
     loss = (now.depth - target.depth)[both].abs().mean()
@@ -1031,7 +1031,7 @@ assert history[-1] < 0.1 * history[0]
 
 
 # %% [markdown]
-# *The error of the estimated place falls from 140 mm to a few.* What a silhouette knows is not in this gradient:
+# *The error of the estimated place falls from some 100 mm to a few.* What a silhouette knows is not in this gradient:
 # pixels where one picture has a person and the other has none are left out, since no small change of the vertices
 # changes what they see. (Soft rasterisers blur the edges to get a gradient there. Labels want sharp edges.)
 
@@ -1088,7 +1088,6 @@ plots.show_images(
     [torch.where(seen[..., None], fragments.barycentric[0], 1.0), torch.where(seen, stripes, 1.0)],
     ["weights", "a stripe per cm of height at rest"],
 )
-figure = plt.gcf()
 depth = camera.to_camera(interpolate(fragments, faces, person).flatten(1, 2))[0, :, 2].view(200, 200)
 assert torch.allclose(depth[seen], fragments.depth[0][seen], atol=1e-5)  # places are where the z-buffer says
 
@@ -1454,6 +1453,7 @@ for name in ("image", "alpha", "depth", "normals", "parts", "instances", "K"):
 # keypoints (filled: seen, hollow: hidden).
 
 # %%
+ROWS = ["image", "parts", "normals", "depth", "instances", "keypoints"]
 LIMBS = [(0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
          (11, 13), (13, 15), (12, 14), (14, 16)]  # fmt: skip
 
@@ -1468,15 +1468,15 @@ def sheet(samples):
         [plots.colour_ids(s.instances) for s in samples],
         [0.35 + 0.65 * s.image.mean(0, keepdims=True).repeat(3, 0) for s in samples],
     ]
-    plots.show_images([picture for row in rows for picture in row], columns=len(samples), height=1.5)
-    figure = plt.gcf()
-    for ax, sample in zip(figure.axes[-len(samples) :], samples, strict=True):
+    plots.show_images([picture for row in rows for picture in row], columns=len(samples), height=1.6)
+    for ax, name in zip(plt.gcf().axes[:: len(samples)], ROWS, strict=True):
+        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, va="center", ha="right")
+    for ax, sample in zip(plt.gcf().axes[-len(samples) :], samples, strict=True):
         for person in sample.people:
             points = person.keypoints["coco17"]
             known = points.visible > 0
             limbs = [(a, b) for a, b in LIMBS if known[a] and known[b]]
             plots.draw_keypoints(ax, np.where(known[:, None], points.points_2d, np.nan), points.visible == 2, limbs, 5)
-    return figure
 
 
 sheet(samples)

@@ -110,6 +110,7 @@ class BodyFileError(ValueError):
     """A body file that cannot be used: the message names the file, the key and what to do."""
 
 
+# %% tags=["export"]
 def read_body_file(path: str | Path) -> dict[str, np.ndarray]:
     """The seven arrays of a file in SMPL-X layout, checked, as float32 or int64. Nothing is ever unpickled."""
     advice = "Set COURSE_BODY to another SMPL-X .npz file, or unset it to use the open body."
@@ -125,6 +126,7 @@ def read_body_file(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+# %% tags=["export"]
 def read_array(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     """One array of finite numbers, or a BodyFileError that says what is wrong with it."""
     if key not in archive.files:
@@ -141,6 +143,7 @@ def read_array(archive: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     return array
 
 
+# %% tags=["export"]
 def check_body_arrays(arrays: dict[str, np.ndarray]) -> None:
     """Raise a BodyFileError for a wrong shape, a face or parent that points nowhere, weights that do not sum to 1."""
     sizes = {}
@@ -928,6 +931,7 @@ class BodyOutput(NamedTuple):
     joints: Tensor
 
 
+# %% tags=["export"]
 class BodyModel(nn.Module):
     """SMPL-X (Pavlakos et al. 2019, Eq. 1-3) on any body file in its layout. All arrays are constants: buffers that
     follow `.to(device)` but are not part of a checkpoint."""

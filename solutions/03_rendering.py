@@ -34,7 +34,7 @@
 # | **You should know** | chapters 01 (cameras, conventions) and 02 (the body); basic PyTorch |
 # | **Reading** | 60 minutes |
 # | **Exercises** | ten, about 100 minutes |
-# | **Runs** | `smoke` 15 s · `laptop` 1 minute on a CPU, under 2 GB of memory; nothing is trained here |
+# | **Runs** | `smoke` 20 s · `laptop` 1 minute on a CPU, under 2 GB of memory; nothing is trained here |
 # | **From the papers** | DAViD §3.1 and supplement A · Sapiens §3.5, §3.6 |
 #
 # **Letters.** B batch · H W image · V vertices · F faces · C channels; and in this chapter N triangles, M pieces of
@@ -1054,7 +1054,7 @@ print("found", [round(v, 3) for v in shift.tolist()], "true", [round(v, 3) for v
 assert history[-1] < 0.1 * history[0]
 
 # %% [markdown]
-# *The error of the estimated place falls from 140 mm to a few.* What a silhouette knows is not in this gradient:
+# *The error of the estimated place falls from some 100 mm to a few.* What a silhouette knows is not in this gradient:
 # pixels where one picture has a person and the other has none are left out, since no small change of the vertices
 # changes what they see. (Soft rasterisers blur the edges to get a gradient there. Labels want sharp edges.)
 
@@ -1497,6 +1497,7 @@ for name in ("image", "alpha", "depth", "normals", "parts", "instances", "K"):
 # keypoints (filled: seen, hollow: hidden).
 
 # %%
+ROWS = ["image", "parts", "normals", "depth", "instances", "keypoints"]
 LIMBS = [(0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
          (11, 13), (13, 15), (12, 14), (14, 16)]  # fmt: skip
 
@@ -1511,7 +1512,9 @@ def sheet(samples):
         [plots.colour_ids(s.instances) for s in samples],
         [0.35 + 0.65 * s.image.mean(0, keepdims=True).repeat(3, 0) for s in samples],
     ]
-    plots.show_images([picture for row in rows for picture in row], columns=len(samples), height=1.5)
+    plots.show_images([picture for row in rows for picture in row], columns=len(samples), height=1.6)
+    for ax, name in zip(plt.gcf().axes[:: len(samples)], ROWS, strict=True):
+        ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, va="center", ha="right")
     for ax, sample in zip(plt.gcf().axes[-len(samples) :], samples, strict=True):
         for person in sample.people:
             points = person.keypoints["coco17"]

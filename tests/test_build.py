@@ -291,6 +291,21 @@ def test_percent_operators_urls_and_formulas_are_not_refused(tmp_path):
     assert problems_of(write_course(tmp_path, CAMERAS + "\n".join(lines))) == []
 
 
+def test_what_a_plain_cell_imports_is_held_to_the_same_rule_when_exported_code_uses_it(tmp_path):
+    source = CAMERAS.replace("import math", "import math\n\nimport kornia").replace(
+        "math.pi * squared", "kornia.pi * squared"
+    )
+    _, problems = build.build(write_course(tmp_path, source))
+    assert ["it uses kornia, which exported code cannot import" in str(problem) for problem in problems] == [True]
+
+
+def test_a_plain_cell_may_use_its_own_chapters_module(tmp_path):
+    extra = "\n# %%\nfrom course_lib.chapters.cameras import halve as the_courses\n\nthe_courses(2)\n"
+    root = write_course(tmp_path, CAMERAS + extra)
+    assert build.build(root)[1] == []
+    assert "course_lib.chapters" not in (root / "course_lib/chapters/cameras.py").read_text(encoding="utf-8")
+
+
 def test_comments_of_several_definitions_survive(tmp_path):
     lines = [
         "",

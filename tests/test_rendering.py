@@ -30,6 +30,10 @@ def pinhole(size=SIZE, focal: float = 40.0) -> Camera:
     return Camera(K, torch.eye(3)[None], torch.zeros(1, 3))
 
 
+def repeated(camera: Camera, count: int) -> Camera:
+    return Camera(*(value.expand(count, *value.shape[1:]) for value in vars(camera).values()))
+
+
 def at_pixels(pixels: Tensor, depth: Tensor | float, camera: Camera) -> Tensor:
     """Points (1, V, 3) that a camera at the origin sees at pixels (V, 2)."""
     depth = torch.as_tensor(depth, dtype=torch.float32).expand(len(pixels))
@@ -139,7 +143,7 @@ def test_batch_equals_one_by_one_and_one_camera_serves_all():
     for index in range(3):
         single = rasterize(vertices[index : index + 1], faces, pinhole(), SIZE)
         assert same((values[index : index + 1] for values in batch), single)
-    three = Camera(*(value.expand(3, *value.shape[1:]) for value in vars(pinhole()).values()))
+    three = repeated(pinhole(), 3)
     assert same(
         rasterize(vertices[:1], faces, three, SIZE), rasterize(vertices[:1].expand(3, -1, -1), faces, three, SIZE)
     )
@@ -240,8 +244,7 @@ def test_culling_keeps_faces_that_run_counter_clockwise_as_seen():
         ({"faces": torch.tensor([[[0, 1, 2]]])}, "one mesh per call"),
         ({"size": (0, 10)}, "between 1 and"),
         ({"size": 100_000}, "between 1 and"),
-        ({"vertices": torch.zeros(2, 4, 3), "camera": Camera(*(v.expand(3, *v.shape[1:]) for v in vars(pinhole()).values()))},
-         "2 bodies and 3 cameras"),
+        ({"vertices": torch.zeros(2, 4, 3), "camera": repeated(pinhole(), 3)}, "2 bodies and 3 cameras"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_in_words(change, message):
@@ -337,8 +340,8 @@ def test_a_body_against_embree(person, size):
     fragments = rasterize(vertices, faces, camera, size)
     row, column = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
     rays = torch.stack([column, row, torch.ones_like(row)], -1).view(-1, 3).double() @ camera.K[0].double().inverse().T
-    rays = (rays @ camera.R[0].double()).numpy()
-    eye = camera.center.double().numpy()
+    back = torch.linalg.inv(camera.R[0].double()).T  # a float32 rotation's transpose is not quite its inverse
+    rays, eye = (rays @ back).numpy(), -(camera.t.double() @ back).numpy()
     mesh = trimesh.Trimesh(vertices[0].numpy(), faces.numpy(), process=False)
     engine = RayMeshIntersector(mesh, scale_to_box=False)
     face = engine.intersects_first(np.repeat(eye, len(rays), 0), rays).reshape(size, size)

@@ -210,7 +210,7 @@ def test_framing_fills_the_picture_with_what_it_wants(framing):
     rng = np.random.default_rng(0)
     points = worlds.body().template[views.framed_vertices(framing)].numpy() * (0.4, 1, 1) + (0, 1, 0)  # arms down
     for _ in range(12):
-        camera = views.sample_view(rng, points, 0.0, framing, (60, 80))
+        camera = views.sample_view(rng, points, (0.0, 0.0), framing, (60, 80))
         spots = views.pixels(camera, points)
         assert (spots > -1).all() and (spots < (81, 61)).all()
         low, high = views.FRAMINGS[framing].fill
@@ -218,7 +218,7 @@ def test_framing_fills_the_picture_with_what_it_wants(framing):
         assert low - 0.08 < share < high + 0.06
         assert camera.center[0, 1] >= views.LOWEST_EYE - 1e-4
     with pytest.raises(ValueError, match="full, upper, face"):
-        views.sample_view(rng, points, 0.0, "selfie", (60, 80))
+        views.sample_view(rng, points, (0.0, 0.0), "selfie", (60, 80))
 
 
 def test_face_framing_sees_the_face():

@@ -126,6 +126,13 @@ def noise3(points: Tensor, frequency: float) -> tuple[Tensor, Tensor]:
     return value * 0.7, slope * 0.7
 
 
+def fine_noise3(s: Samples, frequency: float, limit: float) -> tuple[Tensor, Tensor]:
+    """`noise3`, or zeros where all pixels are larger than `limit` metres and would not show it."""
+    if len(s.rest) and float(s.footprint.min()) > limit:
+        return torch.zeros(len(s.rest)), torch.zeros(len(s.rest), 3)
+    return noise3(s.rest, frequency)
+
+
 def tilt(s: Samples, slope: Tensor) -> Tensor:
     """Normals (N, 3) of a surface with relief whose rest-space slope is (N, 3)."""
     return torch.nn.functional.normalize(s.normal - to_world(s, slope), dim=-1)
@@ -149,7 +156,7 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     p, (lip_up, lip_low, above, nail) = s.rest, s.fields[:, 2:6].unbind(1)
     face = face_points()
     base, lips = linear(style.skin), linear(style.lips)
-    fine, slope = noise3(p, 240.0)
+    fine, slope = fine_noise3(s, 240.0, 0.003)
     broad, _ = noise3(p, 28.0)
     darkness = 1 - base.mean().clamp(0, 0.6) / 0.6
     albedo = base * (1 + 0.035 * broad + 0.02 * fine)[:, None]
@@ -545,8 +552,8 @@ def paint_cloth(garment: Garment, s: Samples, paint: Paint) -> None:
     place = place_on(garment, s.rest)
     hem = s.fields[:, 0]
     albedo = print_colour(garment, s, place)
-    weave, weave_slope = noise3(s.rest, 380.0)
     near = ramp(0.0022, 0.0007, s.footprint)
+    weave, weave_slope = fine_noise3(s, 380.0, 0.0022)
     albedo = albedo * (1 + 0.07 * weave * near + 0.03 * noise3(s.rest, 11.0)[0])[:, None]
     albedo = albedo * details(garment, s, place, hem)[:, None]
     albedo = overlay(garment, s, place, hem, albedo)

@@ -303,7 +303,8 @@ def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int 
     where = rest + [
         0,
         0,
-        builder.template[scalp_mask(builder.body), 2].mean() - builder.shape.vertices[scalp_mask(builder.body), 2].mean(),
+        builder.template[scalp_mask(builder.body), 2].mean()
+        - builder.shape.vertices[scalp_mask(builder.body), 2].mean(),
     ]
     occlusion = 0.55 + 0.45 * smoothstep(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
     fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05), (1 - t + 0 * y).ravel()])

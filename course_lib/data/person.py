@@ -9,10 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sparse
 import torch
 from torch import Tensor
 
-from course_lib.chapters.bodies import BodyModel, blend_shapes, forward_kinematics, linear_blend_skinning, pose_features
+from course_lib.chapters.bodies import BodyModel, forward_kinematics, linear_blend_skinning, pose_features
 from course_lib.chapters.cameras import axis_angle_to_matrix
 from course_lib.paths import OPEN_BODY, OPEN_BODY_PACK, body_file
 
@@ -105,11 +106,16 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A body model and, for the open body, its asset pack (None for other files)."""
+    """A body model and, for the open body, its asset pack (None for other files), with what posing people needs at hand:
+    shapes (K, 3V) and actions (52, 3V) a direction a row, their joints (K, 3J), correctives (3V, 486) sparse."""
 
     model: BodyModel
     pack: dict[str, np.ndarray] | None
-    actions: Tensor | None  # (V, 3, 52) facial actions
+    actions: Tensor | None
+    shapes: Tensor
+    joint_shapes: Tensor
+    rest_joints: Tensor
+    correctives: sparse.csr_matrix
 
 
 def load_body(path: str | Path | None = None) -> Body:
@@ -120,11 +126,25 @@ def load_body(path: str | Path | None = None) -> Body:
 @lru_cache(maxsize=2)
 def _load_body(path: str) -> Body:
     model = BodyModel.from_npz(path)
+    directions = model.shape_directions
+    ready = {
+        "shapes": directions.flatten(0, 1).T.contiguous(),
+        "joint_shapes": torch.einsum("jv,vck->kjc", model.joint_regressor, directions).flatten(1),
+        "rest_joints": model.joint_regressor @ model.template,
+        "correctives": sparse_rows(model.pose_directions),
+    }
     if Path(path).resolve() != OPEN_BODY.resolve() or not OPEN_BODY_PACK.exists():
-        return Body(model, None, None)
+        return Body(model, None, None, **ready)
     with np.load(OPEN_BODY_PACK, allow_pickle=False) as archive:
         pack = {key: archive[key] for key in archive.files}
-    return Body(model, pack, torch.from_numpy(pack.pop("expression_actions").astype(np.float32)))
+    actions = torch.from_numpy(pack.pop("expression_actions").astype(np.float32)).flatten(0, 1).T.contiguous()
+    return Body(model, pack, actions, **ready)
+
+
+def sparse_rows(directions: Tensor) -> sparse.csr_matrix:
+    """Pose directions (V, 3, 486) as a sparse matrix (3V, 486): a joint corrects only its surroundings."""
+    blocks = [sparse.csr_matrix(part.flatten(0, 1).numpy()) for part in directions.split(2000)]
+    return sparse.vstack(blocks, format="csr")
 
 
 @dataclass(frozen=True)
@@ -149,15 +169,13 @@ def stack(arrays: list[np.ndarray], width: int | None = None) -> Tensor:
 
 def rest_people(people: list[Person], body: Body) -> tuple[Tensor, Tensor]:
     """Shapes without pose: vertices (P, V, 3) with the facial expression, joints (P, 55, 3)."""
-    model = body.model
-    betas = stack([p.betas for p in people], model.shape_directions.shape[-1])
-    shaped = blend_shapes(model.template, model.shape_directions, betas)
-    joints = model.joint_regressor @ shaped
+    betas = stack([p.betas for p in people], len(body.shapes))
+    shaped = body.model.template + (betas @ body.shapes).unflatten(1, (-1, 3))
+    joints = body.rest_joints + (betas @ body.joint_shapes).unflatten(1, (-1, 3))
     if body.actions is not None:
         expression = stack([p.expression for p in people], ACTION_COUNT)
-        for person, row in enumerate(expression):
-            active = row.nonzero()[:, 0]
-            shaped[person] += body.actions[..., active] @ row[active]  # mostly a few of the 52
+        active = expression.any(0).nonzero()[:, 0]  # mostly a few of the 52
+        shaped += (expression[:, active] @ body.actions[active]).unflatten(1, (-1, 3))
     return shaped, joints
 
 
@@ -170,7 +188,7 @@ def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
     rest, rest_joints = rest_people(people, body)
     rotations = axis_angle_to_matrix(stack([p.pose for p in people]))  # (P, 55, 3, 3)
     joints, transforms = forward_kinematics(rotations, rest_joints, body.model.parents)
-    corrected = rest + pose_correctives(body.model, rotations)
+    corrected = rest + pose_correctives(body, rotations)
     vertices = linear_blend_skinning(corrected, body.model.weights, transforms)
     shift = stack([p.translation for p in people])[:, None]
     transforms = transforms.clone()
@@ -178,25 +196,10 @@ def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
     return PosedPeople(vertices + shift, joints + shift, transforms, rest, rest_joints)
 
 
-def pose_correctives(model: BodyModel, rotations: Tensor) -> Tensor:
-    """SMPL-X's pose blend shapes (its Eq. 3) for the vertices that they move: (P, V, 3). Most vertices' are zero."""
-    rows, matrix = active_correctives(model)
-    moved = pose_features(rotations) @ matrix  # (P, 486) @ (486, 3A)
-    offsets = torch.zeros(len(rotations), len(model.template), 3)
-    offsets[:, rows] = moved.unflatten(-1, (-1, 3))
-    return offsets
-
-
-_CORRECTIVES: dict[int, tuple[Tensor, Tensor]] = {}
-
-
-def active_correctives(model: BodyModel) -> tuple[Tensor, Tensor]:
-    """Vertices with a corrective (A,) and their directions (486, 3A), gathered once a model."""
-    if id(model) not in _CORRECTIVES:
-        directions = model.pose_directions
-        rows = (directions.abs().amax((1, 2)) > 2e-5).nonzero()[:, 0]
-        _CORRECTIVES[id(model)] = rows, directions[rows].flatten(0, 1).T.contiguous()
-    return _CORRECTIVES[id(model)]
+def pose_correctives(body: Body, rotations: Tensor) -> Tensor:
+    """SMPL-X's pose blend shapes (its Eq. 3): (P, V, 3)."""
+    moved = body.correctives @ pose_features(rotations).numpy().T  # (3V, 486) @ (486, P)
+    return torch.from_numpy(np.ascontiguousarray(moved.T)).unflatten(1, (-1, 3))
 
 
 # ---------------------------------------------------------------- drawing people

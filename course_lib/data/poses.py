@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from course_lib.chapters.bodies import JOINT_NAMES, BodyModel, forward_kinematics
-from course_lib.chapters.cameras import axis_angle_to_matrix
+from course_lib.chapters.bodies import JOINT_NAMES, BodyModel
 from course_lib.data.person import load_body
 
 INDEX = {name: i for i, name in enumerate(JOINT_NAMES)}
@@ -453,9 +452,9 @@ class Skeleton:
         if betas is not None:
             shape[: len(betas)] = torch.as_tensor(betas, dtype=torch.float32)
         rest = model.template + model.shape_directions @ shape  # (V, 3)
-        self.joints = model.joint_regressor @ rest  # (55, 3)
+        self.joints = (model.joint_regressor @ rest).numpy().astype(float)  # (55, 3)
         self.scale = float(rest[:, 1].max() - rest[:, 1].min()) / 1.7
-        self.parents = model.parents
+        self.parents = model.parents.tolist()
         self.radius = self._measure(rest.numpy())
 
     @staticmethod
@@ -466,7 +465,7 @@ class Skeleton:
 
     def _measure(self, rest: np.ndarray) -> np.ndarray:
         """Radius of every capsule: the median distance of its skin to its axis, (C,) metres."""
-        start, end = self._ends(np.tile(np.eye(3), (55, 1, 1)), self.joints.numpy())
+        start, end = self._ends(np.tile(np.eye(3), (55, 1, 1)), self.joints)
         points = [rest[ids] for ids in _capsule_vertices()]
         distances = [segment_distances(p, p, a[None], b[None]) for p, a, b in zip(points, start, end, strict=True)]
         return np.array([np.median(d) if len(d) else 0.05 for d in distances])
@@ -479,10 +478,13 @@ class Skeleton:
 
     def forward(self, pose: np.ndarray, translation: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Pose (55, 3) -> joints (55, 3) in the world and the world rotation of each, (55, 3, 3)."""
-        rotations = axis_angle_to_matrix(torch.as_tensor(pose, dtype=torch.float32)[None])  # (1, 55, 3, 3)
-        joints, transforms = forward_kinematics(rotations, self.joints[None], self.parents)
-        move = 0 if translation is None else np.asarray(translation)
-        return joints[0].numpy() + move, transforms[0, :, :3, :3].numpy()
+        rotations = Rotation.from_rotvec(pose).as_matrix()  # (55, 3, 3)
+        joints = self.joints + (0 if translation is None else np.asarray(translation))
+        for joint in range(1, len(joints)):  # chapter 02's forward kinematics, for one body in numpy: ten times faster
+            parent = self.parents[joint]
+            joints[joint] = joints[parent] + rotations[parent] @ (self.joints[joint] - self.joints[parent])
+            rotations[joint] = rotations[parent] @ rotations[joint]
+        return joints, rotations
 
     def capsules(self, pose: np.ndarray, translation: np.ndarray | None = None) -> Capsules:
         """The limbs of this body in a pose."""

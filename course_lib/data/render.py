@@ -13,22 +13,13 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
-from course_lib.chapters.rendering import rasterize, vertex_normals
+from course_lib.chapters.rendering import rasterize
 from course_lib.data.appearance import Paint, Samples, paint_surface
-from course_lib.data.lighting import (
-    Lights,
-    ShadowMap,
-    ambient,
-    blinn,
-    shadow_map,
-    strand_highlight,
-    sun_visibility,
-    tone_map,
-    wrapped,
-)
+from course_lib.data.lighting import Lights, ShadowMap, shadow_map, to_linear
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
-from course_lib.data.surfaces import Surface, pose_mesh
+from course_lib.data.shading import light, shade_background
+from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh
 from course_lib.data.wardrobe import dress
 
 
@@ -50,13 +41,13 @@ class ObjectMesh(Protocol):
 
 OBJECT = Surface("object", 0, None, two_sided=True)
 _SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
-_FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
 
 
 @dataclass
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 9 = rest + fields), classes (N, 14),
-    turns (N, 9), faces (F, 3), surface (F,) into `surfaces`; owner (S,) is 0 for objects, 1.. for people."""
+    turns (N, 9), faces (F, 3), outward (F, 3) normals of the faces, twice their area long, surface (F,) into `surfaces`;
+    owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
     normals: Tensor
@@ -64,6 +55,7 @@ class Scene:
     classes: Tensor
     turns: Tensor
     faces: Tensor
+    outward: Tensor
     surface: Tensor
     surfaces: list[Surface]
     owner: Tensor
@@ -72,46 +64,69 @@ class Scene:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
         return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
 
+    def front(self, camera: Camera) -> Tensor:
+        """Which faces (F,) turn their outer side to the camera."""
+        corner = self.vertices.index_select(0, self.faces[:, 0])
+        return (self.outward * (camera.center[0] - corner)).sum(1) > 0
+
+    def shadow_faces(self) -> Tensor:
+        """The faces that cast shadows: all but eyes, teeth and tongues."""
+        casts = torch.tensor([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])
+        return self.faces[casts[self.surface]]
+
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
     """Dress and pose everyone, and put people and objects into one mesh."""
-    columns = {k: [] for k in ("vertices", "attributes", "classes", "turns", "faces", "surface", "normals")}
-    surfaces, owner, count = [], [], 0
+    parts, surfaces, owner = [], [], []
     for index, person in enumerate(people):
         mesh = dress(person)
-        placed = pose_mesh(mesh, posed, index)
-        vertices = placed.vertices
-        columns["vertices"].append(vertices)
-        columns["normals"].append(vertex_normals(vertices[None], mesh.faces)[0])
-        columns["attributes"].append(torch.cat([mesh.rest, mesh.fields], 1))
-        columns["classes"].append(mesh.classes)
-        columns["turns"].append(placed.turns.flatten(1))
-        columns["faces"].append(mesh.faces + count)
-        columns["surface"].append(mesh.surface + len(surfaces))
+        parts.append(person_part(mesh, posed, index))
         surfaces += mesh.surfaces
         owner += [index + 1] * len(mesh.surfaces)
-        count += len(vertices)
     for thing in objects:
-        vertices = torch.as_tensor(thing.vertices, dtype=torch.float32)
-        n = len(vertices)
-        colours = torch.as_tensor(thing.colours, dtype=torch.float32)
-        columns["vertices"].append(vertices)
-        columns["normals"].append(torch.as_tensor(thing.normals, dtype=torch.float32))
-        columns["attributes"].append(torch.cat([colours, torch.ones(n, 6)], 1))
-        columns["classes"].append(torch.zeros(n, len(SKIN_CLASSES)))
-        columns["turns"].append(torch.eye(3).flatten().expand(n, 9))
-        columns["faces"].append(torch.as_tensor(thing.faces).long() + count)
-        columns["surface"].append(torch.full((len(thing.faces),), len(surfaces)))
+        parts.append(object_part(thing))
         surfaces.append(OBJECT)
         owner.append(0)
-        count += n
-    return Scene(**{k: torch.cat(v) for k, v in columns.items()}, surfaces=surfaces, owner=torch.tensor(owner))
+    vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
+    surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
+    for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
+        part["faces"], part["surface"] = part["faces"] + int(vertices), part["surface"] + int(number)
+    columns = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return Scene(**columns, surfaces=surfaces, owner=torch.tensor(owner))
 
 
-def front_faces(scene: Scene, camera: Camera) -> Tensor:
-    """Which faces (F,) turn their outer side to the camera."""
-    a, b, c = (scene.vertices.index_select(0, scene.faces[:, i]) for i in range(3))
-    return (torch.linalg.cross(b - a, c - a) * (camera.center[0] - a)).sum(1) > 0
+def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
+    """The columns of a Scene for one dressed person."""
+    placed = pose_mesh(mesh, posed, index)
+    outward = face_normals(placed.vertices, mesh.faces)
+    normals = torch.from_numpy(mesh.fans @ outward.numpy())
+    attributes = torch.cat([mesh.rest, mesh.fields], 1)
+    return {
+        "vertices": placed.vertices, "normals": normals, "attributes": attributes, "classes": mesh.classes,
+        "turns": placed.turns.flatten(1), "faces": mesh.faces, "outward": outward, "surface": mesh.surface,
+    }  # fmt: skip
+
+
+def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
+    """The columns of a Scene for one object; its colours stand where people have rest coordinates."""
+    vertices, colours, normals = (
+        torch.as_tensor(v, dtype=torch.float32) for v in (thing.vertices, thing.colours, thing.normals)
+    )
+    n, faces = len(vertices), torch.as_tensor(thing.faces).long()
+    return {
+        "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 6)], 1),
+        "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
+        "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
+    }  # fmt: skip
+
+
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Normals (F, 3) of faces, twice their area long."""
+    a, b, c = (vertices.index_select(0, faces[:, i]) for i in range(3))
+    return torch.linalg.cross(b - a, c - a)
+
+
+# ---------------------------------------------------------------- what is seen where
 
 
 def scaled(camera: Camera, factor: int) -> Camera:
@@ -123,37 +138,42 @@ def scaled(camera: Camera, factor: int) -> Camera:
 
 @dataclass
 class Hits:
-    """Covered pixels with their samples. pixel (n,) in the final picture; per sample (n, S): covered, face, depth, and
-    barycentric (n, S, 3)."""
+    """Covered pixels (n,) and their S samples (n, S): whether covered, the face, its surface, the depth; place (n, S) is the
+    sample's place among all barycentrics (S H W, 3)."""
 
     pixel: Tensor
     covered: Tensor
     face: Tensor
+    surface: Tensor
     depth: Tensor
+    place: Tensor
     barycentric: Tensor
 
 
-def visible_samples(
-    scene: Scene, front: Tensor, camera: Camera, size: tuple[int, int], factor: int, behind: Tensor
-) -> Hits:
+def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
     ids = (front | scene.two_sided()).nonzero()[:, 0]
-    height, width = size
-    fragments = rasterize(
-        scene.vertices[None], scene.faces[ids], scaled(camera, factor), (height * factor, width * factor)
-    )
+    height, width = behind.shape
+    size = (height * factor, width * factor)
+    fragments = rasterize(scene.vertices[None], scene.faces[ids], scaled(camera, factor), size)
+    blocks = fragments.face.view(height, factor, width, factor).transpose(1, 2).reshape(-1, factor**2)
+    pixel = (blocks >= 0).any(1).nonzero()[:, 0]
+    corner = (pixel // width * (width * factor) + pixel % width) * factor
+    inside = torch.arange(factor)[:, None] * (width * factor) + torch.arange(factor)
+    place = corner[:, None] + inside.flatten()  # (n, S)
+    depth, face = fragments.depth.view(-1)[place], blocks[pixel]
+    covered = (face >= 0) & (depth < behind.flatten()[pixel, None] + 0.05)
+    face = ids[face.clamp(min=0)]
+    surface = torch.where(covered, scene.surface[face], -1)
+    return Hits(pixel, covered, face, surface, depth, place, fragments.barycentric.view(-1, 3))
 
-    def by_pixel(values: Tensor) -> Tensor:
-        """(H f, W f) -> (H W, f f)"""
-        return values.view(height, factor, width, factor).transpose(1, 2).reshape(height * width, factor**2)
 
-    face, depth = by_pixel(fragments.face[0]), by_pixel(fragments.depth[0])
-    covered = (face >= 0) & (depth < behind.flatten()[:, None] + 0.05)
-    pixel = covered.any(1).nonzero()[:, 0]
-    covered, face = covered[pixel], ids[face[pixel].clamp(min=0)]
-    place = torch.arange(height * width * factor**2).view(height * factor, width * factor)
-    barycentric = fragments.barycentric.view(-1, 3)[by_pixel(place)[pixel]]
-    return Hits(pixel, covered, face, depth[pixel], barycentric)
+def first_alike(kind: Tensor) -> Tensor:
+    """For each of the samples kind (n, S) of a pixel, the first of that pixel with the same value: (n, S) in 0..S-1."""
+    first = torch.zeros_like(kind)
+    for sample in range(kind.shape[1] - 1, 0, -1):
+        first = torch.where(kind == kind[:, sample : sample + 1], sample, first)
+    return torch.where(kind == kind[:, :1], 0, first)
 
 
 def blend_corners(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
@@ -162,22 +182,19 @@ def blend_corners(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
     return a.mul_(share[:, :1]).addcmul_(b, share[:, 1:2]).addcmul_(c, share[:, 2:])
 
 
-def first_alike(kind: Tensor) -> Tensor:
-    """For each of the samples kind (n, S) of a pixel, the first of that pixel with the same value: (n, S) in 0..S-1."""
-    first = torch.zeros_like(kind)
-    for sample in range(kind.shape[1] - 1, -1, -1):
-        first = torch.where(kind == kind[:, sample : sample + 1], sample, first)
-    return first
+# ---------------------------------------------------------------- colours
 
 
 @dataclass
 class Points:
-    """Samples to be shaded: face (M,), barycentric (M, 3), depth (M,), and whether the face's outer side is seen (M,)."""
+    """Samples to be coloured, sorted by surface: corners (M, 3), barycentric (M, 3), depth (M,), inside (M,) where the inner
+    side is seen, and the stretch of rows of each surface."""
 
-    face: Tensor
+    corners: Tensor
     barycentric: Tensor
     depth: Tensor
-    front: Tensor
+    inside: Tensor
+    stretches: list[tuple[Surface, slice]]
 
 
 @dataclass
@@ -189,181 +206,79 @@ class Shaded:
     normal: Tensor
 
 
-def shade_samples(scene: Scene, hits: Points, camera: Camera, lights: Lights, shadow: ShadowMap) -> Shaded:
+def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
+    """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
+
+    Returns the results (M rows), the row (n, S) of each sample, the pixel (M,) and the number of samples (M,) of each row.
+    """
+    count, samples = hits.surface.shape
+    own = torch.arange(samples).expand(count, samples)
+    first = own if every else first_alike(hits.surface)
+    shared = torch.zeros(count, samples).scatter_add_(1, first, hits.covered.float())
+    chosen = ((first == own) & hits.covered).flatten().nonzero()[:, 0]
+    chosen = chosen[torch.argsort(hits.surface.flatten()[chosen], stable=True)]
+    row = torch.zeros(count * samples, dtype=torch.int64)
+    row[chosen] = torch.arange(len(chosen))
+    face = hits.face.flatten()[chosen]
+    kinds, lengths = hits.surface.flatten()[chosen].unique_consecutive(return_counts=True)
+    ends = lengths.cumsum(0).tolist()
+    stretches = [
+        (scene.surfaces[k], slice(e - n, e)) for k, e, n in zip(kinds.tolist(), ends, lengths.tolist(), strict=True)
+    ]
+    points = Points(
+        scene.faces[face],
+        hits.barycentric[hits.place.flatten()[chosen]],
+        hits.depth.flatten()[chosen],
+        ~front[face],
+        stretches,
+    )
+    shaded = shade_points(scene, points, camera, lights, shadow)
+    return shaded, row.view(count, samples).gather(1, first), hits.pixel[chosen // samples], shared.flatten()[chosen]
+
+
+def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, shadow: ShadowMap) -> Shaded:
     """Paint every surface's samples, then light them all together."""
-    corners = scene.faces[hits.face]
     packed = torch.cat([scene.attributes, scene.vertices, scene.normals], 1)
-    values = blend_corners(packed, corners, hits.barycentric)
-    attributes, position, normal = values[:, :9], values[:, 9:12], torch.nn.functional.normalize(values[:, 12:], dim=1)
+    values = blend_corners(packed, points.corners, points.barycentric)
+    attributes, position, normal = values[:, :9], values[:, 9:12], values[:, 12:]
     view = torch.nn.functional.normalize(camera.center[0] - position, dim=1)
-    surface, inside = scene.surface[hits.face], ~hits.front
-    normal = torch.where(inside[:, None], -normal, normal)
-    away = ((normal * view).sum(1, keepdim=True) - 0.02).clamp(max=0)  # smooth normals may turn away at outlines
-    normal = torch.nn.functional.normalize(normal - away * view, dim=1)
-    footprint = hits.depth / camera.K[0, 0, 0]
-    count = len(hits.face)
-    paint = Paint.blank(count)
-    part = torch.zeros(count, dtype=torch.int64)
-    for index in surface.unique().tolist():
-        rows = (surface == index).nonzero()[:, 0]
-        item = scene.surfaces[index]
-        first = corners[rows, 0]
-        s = Samples(
-            attributes[rows, :3], attributes[rows, 3:], normal[rows], view[rows],
-            scene.turns[first].view(-1, 3, 3), footprint[rows], inside[rows],
-        )  # fmt: skip
-        own = paint_surface(item, s) if item.kind != "object" else paint_object(s)
+    normal = facing_normal(normal, view, points.inside)
+    footprint = points.depth / camera.K[0, 0, 0]
+    turns = scene.turns.index_select(0, points.corners[:, 0]).view(-1, 3, 3)
+    paint, part = Paint.blank(len(values)), torch.zeros(len(values), dtype=torch.int64)
+    for surface, rows in points.stretches:
+        rest, fields = attributes[rows, :3], attributes[rows, 3:]
+        s = Samples(rest, fields, normal[rows], view[rows], turns[rows], footprint[rows], points.inside[rows])
+        own = paint_object(s) if surface.kind == "object" else paint_surface(surface, s)
         for name in vars(paint):
             getattr(paint, name)[rows] = getattr(own, name)
-        part[rows] = decide_part(item, own, scene, hits, corners, rows)
-    occlusion = torch.lerp(attributes[:, 4], torch.ones(count), paint.open)
+        part[rows] = decide_part(surface, own, scene, points, rows)
+    occlusion = torch.lerp(attributes[:, 4], torch.ones(len(values)), paint.open)
     return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), part, normal)
+
+
+def facing_normal(normal: Tensor, view: Tensor, inside: Tensor) -> Tensor:
+    """Interpolated normals (M, 3), unit, on the side that is seen; at outlines they are kept from turning away."""
+    normal = torch.nn.functional.normalize(normal, dim=1)
+    normal = torch.where(inside[:, None], -normal, normal)
+    away = ((normal * view).sum(1, keepdim=True) - 0.02).clamp(max=0)
+    return torch.nn.functional.normalize(normal - away * view, dim=1)
 
 
 def paint_object(s: Samples) -> Paint:
     """An object's own colours."""
     paint = Paint.blank(len(s.rest))
-    paint.albedo, paint.normal = s.rest.clamp(0, 1) ** 2, s.normal
+    paint.albedo, paint.normal = to_linear(s.rest.clamp(0, 1)), s.normal
     paint.specular = paint.specular + 0.02
     return paint
 
 
-def decide_part(item: Surface, own: Paint, scene: Scene, hits: Points, corners: Tensor, rows: Tensor) -> Tensor:
+def decide_part(item: Surface, own: Paint, scene: Scene, points: Points, rows: slice) -> Tensor:
     """The class of samples `rows` of one surface: the surface's own, or where skin says so that of the joints."""
     if item.part is not None:
         return torch.where(own.part >= 0, own.part, item.part)
-    share = blend_corners(scene.classes, corners[rows], hits.barycentric[rows])
+    share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
     return torch.where(own.part >= 0, own.part, _SKIN_PARTS[share.argmax(1)])
-
-
-def light(
-    paint: Paint, position: Tensor, geometric: Tensor, view: Tensor, occlusion: Tensor, lights: Lights, shadow
-) -> Tensor:
-    """Screen colours (M, 3) of painted samples under all lights."""
-    normal = paint.normal
-    sun = normal.new_tensor(lights.sun_direction)
-    seen = sun_visibility(shadow, position, geometric, lights)
-    wrap = paint.flesh[:, None] * _FLESH
-    sunlight = normal.new_tensor(lights.sun_colour)
-    diffuse = wrapped(normal @ sun, wrap) * (seen[:, None] ** (1 - 0.4 * wrap))
-    total = paint.albedo * (diffuse * sunlight + ambient(lights, normal) * bounced(occlusion, paint.albedo))
-    lit = seen * ((normal @ sun) > 0)
-    facing = (normal * view).sum(1).clamp(0, 1)
-    fresnel = paint.specular + (1 - paint.specular) * 0.16 * (1 - facing) ** 5 * (paint.gloss / (paint.gloss + 40))
-    shine = blinn(normal, view, sun.expand_as(view), paint.gloss) * lit
-    total += (fresnel * shine)[:, None] * sunlight * 1.6
-    mirror = 2 * facing[:, None] * normal - view
-    total += (fresnel * occlusion * 0.7)[:, None] * ambient(lights, mirror)
-    total += (paint.sheen * (1 - facing) ** 3 * occlusion)[:, None] * paint.albedo.sqrt() * ambient(lights, normal)
-    hairy = (paint.strand > 0).nonzero()[:, 0]
-    if len(hairy):
-        total[hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
-    for lamp in lights.points:
-        away = normal.new_tensor(lamp.position) - position
-        distance = away.norm(dim=1, keepdim=True)
-        towards = away / distance
-        fall = normal.new_tensor(lamp.colour) / distance**2
-        total += paint.albedo * wrapped((normal * towards).sum(1), wrap) * fall * occlusion[:, None]
-        total += (fresnel * blinn(normal, view, towards, paint.gloss))[:, None] * fall
-    return tone_map(total, lights.exposure)
-
-
-def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
-    """Occlusion (M,) per colour (M, 3): bright surfaces light their own hollows (Jimenez et al. 2016, Eq. 7)."""
-    a, b, c = 2.0404 * albedo - 0.3324, 0.6417 - 4.7951 * albedo, 2.7552 * albedo + 0.6903
-    x = occlusion[:, None]
-    return torch.maximum(x, ((x * a + b) * x + c) * x)
-
-
-def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
-    """Two highlights of strands: a white one, and a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
-    tangent, strand, colour = paint.tangent[rows], paint.strand[rows], paint.albedo[rows]
-    towards = sun.expand_as(tangent)
-    above = ramp_sun(paint.normal[rows] @ sun)
-    first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
-    second = strand_highlight(tangent, view[rows], towards, -0.10 * strand, 40.0)
-    key = (strand * seen[rows] * above)[:, None] * sunlight
-    overhead = strand_highlight(
-        tangent, view[rows], torch.tensor([0.0, 1.0, 0.0]).expand_as(tangent), 0.05 * strand, 60.0
-    )
-    sky = overhead[:, None] * strand[:, None] * torch.tensor(lights.sky_colour) * (0.02 + 0.25 * colour)
-    return key * (0.035 * first[:, None] + 0.45 * second[:, None] * colour) + sky
-
-
-def ramp_sun(cosine: Tensor) -> Tensor:
-    """Fade a highlight in where a surface turns to the light."""
-    return (cosine * 2 + 0.4).clamp(0, 1)
-
-
-# ---------------------------------------------------------------- behind people
-
-
-def shade_background(colour, depth, normal, camera: Camera, lights: Lights, shadow: ShadowMap | None, joints) -> Tensor:
-    """Light a background (H, W): its shadows and the darkness around feet included. Sky (depth inf) stays as it is."""
-    height, width = depth.shape
-    solid = depth.isfinite() & (depth > 0)
-    picture = colour.reshape(-1, 3).clone()
-    rows = solid.flatten().nonzero()[:, 0]
-    if not len(rows):
-        return picture.view(height, width, 3)
-    albedo = picture[rows].clamp(0, 1) ** 2
-    normals, points = normal.reshape(-1, 3)[rows], points_of(depth, camera)[rows]
-    sun = normals.new_tensor(lights.sun_direction)
-    seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))
-    if shadow is not None:
-        seen = background_visibility(shadow, points, normals, lights)
-        occlusion = sphere_occlusion(points, normals, joints)
-    light_in = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
-    light_in += ambient(lights, normals) * occlusion[:, None]
-    for lamp in lights.points:
-        away = normals.new_tensor(lamp.position) - points
-        distance = away.norm(dim=1).clamp(min=0.3)
-        cosine = ((normals * away).sum(1) / distance).clamp(min=0)
-        light_in += (cosine / distance**2 * occlusion)[:, None] * normals.new_tensor(lamp.colour)
-    picture[rows] = tone_map(albedo * light_in, lights.exposure)
-    return picture.view(height, width, 3)
-
-
-def points_of(depth: Tensor, camera: Camera) -> Tensor:
-    """World points (H * W, 3) of a depth picture (H, W)."""
-    height, width = depth.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3) @ torch.linalg.inv(camera.K[0]).T
-    depth = torch.where(depth.isfinite(), depth, 0.0).view(-1, 1)
-    return (rays * depth - camera.t[0]) @ camera.R[0]
-
-
-def background_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
-    """Key light (N,) on a background; points outside the shadow map are lit."""
-    seen = torch.ones(len(points))
-    ahead = shadow.camera.to_camera(points[None])[0]
-    pixels = ahead[:, :2] / ahead[:, 2:] * shadow.camera.K[0, 0, 0] + shadow.camera.K[0, :2, 2]
-    size = shadow.depth.shape[0]
-    near = ((pixels > -4) & (pixels < size + 4)).all(1).nonzero()[:, 0]
-    if len(near):
-        seen[near] = sun_visibility(shadow, points[near], normals[near], lights)
-    return seen
-
-
-# joints that shut out light from the surroundings, and their radii in metres
-_BALLS = {0: 0.15, 4: 0.07, 5: 0.07, 7: 0.065, 8: 0.065, 10: 0.065, 11: 0.065, 9: 0.16}
-
-
-def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
-    """How open points (N, 3) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
-    open_share = torch.ones(len(points))
-    for person in joints:
-        near = ((points - person[0]).square().sum(1) < 1.6**2).nonzero()[:, 0]
-        (x, y, z), (nx, ny, nz) = points[near].T.contiguous(), normals[near].T.contiguous()
-        share = torch.ones(len(near))
-        for joint, radius in _BALLS.items():
-            cx, cy, cz = person[joint].tolist()
-            dx, dy, dz = cx - x, cy - y, cz - z
-            squared = (dx * dx + dy * dy + dz * dz).clamp_(min=radius**2)
-            cosine = (dx * nx + dy * ny + dz * nz) * squared.rsqrt()
-            share *= 1 - 0.85 * radius**2 * cosine.clamp_(0.05, 1) / squared
-        open_share[near] *= share
-    return open_share
 
 
 # ---------------------------------------------------------------- the picture
@@ -393,35 +308,20 @@ def render_scene(
         raise ValueError("nothing to draw: give people, objects or a background")
     if posed is None and people:
         posed = pose_people(people)
-    height, width = size
     colour, behind, normal = empty_background(size) if background is None else background.render(camera, size)
     joints = posed.joints if people else torch.zeros(0, 55, 3)
     if not people and not objects:
-        backdrop = shade_background(colour, behind, normal, camera, lights, None, joints)
-        return finish(backdrop, behind, None, None, None, None, camera)
+        return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
-    shadow = shadow_map(scene.vertices, shadow_faces(scene), lights)
-    front = front_faces(scene, camera)
-    hits = visible_samples(scene, front, camera, size, supersample, behind)
+    shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints)
-    shaded, place = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
-    return finish(backdrop, behind, scene, hits, shaded, place, camera)
-
-
-def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
-    """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
-
-    Returns the results (M rows) and the row (n, S) of each sample."""
-    surface = torch.where(hits.covered, scene.surface[hits.face], -1)
-    count, samples = surface.shape
-    own = torch.arange(samples).expand(count, samples)
-    first = own if every else first_alike(surface)
-    chosen = (first == own) & hits.covered
-    face = hits.face[chosen]
-    points = Points(face, hits.barycentric[chosen], hits.depth[chosen], front[face])
-    row = torch.full((count, samples), 0)
-    row[chosen] = torch.arange(len(points.face))
-    return shade_samples(scene, points, camera, lights, shadow), row.gather(1, first)
+    front = scene.front(camera)
+    hits = visible_samples(scene, front, camera, supersample, behind)
+    if not len(hits.pixel):
+        return finish(backdrop, behind, {})
+    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
+    average_into(backdrop.view(-1, 3), hits, shaded, pixel, number)
+    return finish(backdrop, behind, pick_labels(hits, shaded, row, scene.owner, camera), hits.pixel)
 
 
 def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -429,52 +329,45 @@ def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(*size, 3), torch.full(size, torch.inf), torch.zeros(*size, 3)
 
 
-def shadow_faces(scene: Scene) -> Tensor:
-    """The faces that cast shadows: all but eyes, teeth, lashes and tongues."""
-    casts = torch.tensor([s.kind not in ("eye", "teeth", "tongue", "lash") for s in scene.surfaces])
-    return scene.faces[casts[scene.surface]]
+def average_into(image: Tensor, hits: Hits, shaded: Shaded, pixel: Tensor, number: Tensor) -> None:
+    """Put the samples' colours over a picture (H W, 3) in place: `number` (M,) of a pixel's samples have each colour."""
+    share = hits.covered.float().mean(1, keepdim=True)
+    image[hits.pixel] *= 1 - share
+    image.index_add_(0, pixel, shaded.colour * (number / hits.covered.shape[1])[:, None])
 
 
-def finish(backdrop: Tensor, behind: Tensor, scene, hits, shaded, place, camera) -> dict[str, np.ndarray]:
-    """Average samples to pixels and pick each pixel's labels."""
-    size = behind.shape
-    image, scene_depth = backdrop.reshape(-1, 3).clone(), behind.flatten().clone()
-    count = len(image)
-    labels = {"depth": torch.full((count,), torch.inf), "normals": torch.zeros(count, 3), "alpha": torch.zeros(count)}
-    labels |= {name: torch.zeros(count, dtype=torch.uint8) for name in ("parts", "instances")}
-    if hits is not None and len(hits.pixel):
-        share = hits.covered.float() / hits.covered.shape[1]
-        colour = (shaded.colour[place] * share[..., None]).sum(1)
-        image[hits.pixel] = colour + image[hits.pixel] * (1 - share.sum(1, keepdim=True))
-        owner = scene.owner[scene.surface[hits.face]] * hits.covered
-        for name, values in pick_labels(hits, shaded, place, owner, camera).items():
-            labels[name][hits.pixel] = values.to(labels[name].dtype)
-        scene_depth = torch.minimum(labels["depth"], scene_depth)
-    arrays = {"image": image.clamp(0, 1)} | labels | {"scene_depth": scene_depth}
-    return {name: values.view(*size, *values.shape[1:]).numpy() for name, values in arrays.items()}
+def pick_labels(hits: Hits, shaded: Shaded, row: Tensor, owners: Tensor, camera: Camera) -> dict[str, Tensor]:
+    """alpha, depth, normals, parts and instances (n, ...) of the covered pixels.
 
-
-def pick_labels(hits: Hits, shaded: Shaded, place: Tensor, owner: Tensor, camera: Camera) -> dict[str, Tensor]:
-    """alpha, depth, normals, parts and instances (n, ...) of the covered pixels, owner (n, S) being each sample's person.
-
-    A pixel is labelled when people cover half of it (with an object's depth when people and objects do): the nearest
-    person's sample names instance and class. Depth and normal are means over that owner's samples near that depth,
+    A pixel is labelled when people cover half of it (an object's depth counts when both do): the sample of a person
+    that is nearest names instance, class and normal. Its depth is the mean over that person's samples near that depth,
     which is second-order exact at the pixel's centre.
     """
+    owner = torch.where(hits.covered, owners[hits.surface.clamp(min=0)], 0)  # (n, S)
     alpha = (owner > 0).float().mean(1)
     person = alpha >= 0.5
     labelled = person | (hits.covered.float().mean(1) >= 0.5)
-    eligible = hits.covered & ((owner > 0) | ~person[:, None]) & labelled[:, None]
-    nearest, chosen = torch.where(eligible, hits.depth, torch.inf).min(1)
-    chosen = chosen[:, None]
-    instance = owner.gather(1, chosen)
-    same = eligible & (owner == instance) & (hits.depth < (nearest * 1.004 + 0.01)[:, None])
-    number = same.sum(1).clamp(min=1)
-    depth = (hits.depth.nan_to_num(posinf=0) * same).sum(1) / number
-    normals = (shaded.normal[place] * same[..., None]).sum(1)
-    seen = torch.nn.functional.normalize(normals @ camera.R[0].T, dim=1) * torch.tensor([1.0, -1.0, -1.0])
-    part = shaded.part[place.gather(1, chosen)]
+    eligible = hits.covered & ((owner > 0) | ~person[:, None])
+    nearest, chosen = torch.where(eligible, hits.depth, torch.inf).min(1, keepdim=True)
+    instance, best = owner.gather(1, chosen), row.gather(1, chosen)[:, 0]
+    same = eligible & (owner == instance) & (hits.depth < nearest * 1.004 + 0.01)
+    depth = torch.where(same, hits.depth, 0).sum(1) / same.sum(1).clamp(min=1)
+    normals = (shaded.normal[best] @ camera.R[0].T) * torch.tensor([1.0, -1.0, -1.0])
     return {
-        "alpha": alpha, "depth": torch.where(labelled, depth, torch.inf), "normals": seen * person[:, None],
-        "parts": (part * person[:, None])[:, 0], "instances": (instance * person[:, None])[:, 0],
+        "alpha": alpha, "depth": torch.where(labelled, depth, torch.inf), "normals": normals * person[:, None],
+        "parts": shaded.part[best] * person, "instances": instance[:, 0] * person,
     }  # fmt: skip
+
+
+def finish(
+    image: Tensor, behind: Tensor, labels: dict[str, Tensor], pixel: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Spread labels (n, ...) of the pixels (n,) over whole pictures, and add the depth of the whole scene."""
+    size = behind.shape
+    pictures = {"depth": torch.full(size, torch.inf), "normals": torch.zeros(*size, 3), "alpha": torch.zeros(size)}
+    pictures |= {name: torch.zeros(size, dtype=torch.uint8) for name in ("parts", "instances")}
+    for name, values in labels.items():
+        pictures[name].view(-1, *values.shape[1:])[pixel] = values.to(pictures[name].dtype)
+    pictures["image"] = image.clamp(0, 1)
+    pictures["scene_depth"] = torch.minimum(pictures["depth"], behind)
+    return {name: values.numpy() for name, values in pictures.items()}

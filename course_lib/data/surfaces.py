@@ -186,7 +186,7 @@ def mesh_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit normals (V, 3), zero for vertices of no face."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
-    total = np.stack([np.bincount(faces.ravel(), np.repeat(normal[:, i], 3), len(vertices)) for i in range(3)], 1)
+    total = face_fans(faces, len(vertices)) @ normal
     return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
@@ -221,6 +221,7 @@ class DressedMesh:
     fields: Tensor
     classes: Tensor
     surfaces: list[Surface]
+    fans: sparse.csr_matrix  # (N, F): the faces around each vertex
     skirt: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
@@ -281,8 +282,11 @@ class Builder:
         whole = {"faces", "surface"}
         tensors = {k: torch.from_numpy(a.astype(np.int64 if k in whole else np.float32)) for k, a in arrays.items()}
         skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
+        fans = face_fans(arrays["faces"], self.count)
         classes = tensors["weights"] @ torch.from_numpy(class_matrix())
-        return DressedMesh(base=to_torch(base), **tensors, classes=classes, surfaces=self.surfaces, skirt=skirt)
+        return DressedMesh(
+            base=to_torch(base), **tensors, classes=classes, surfaces=self.surfaces, fans=fans, skirt=skirt
+        )
 
 
 @lru_cache(maxsize=1)
@@ -290,6 +294,12 @@ def class_matrix() -> np.ndarray:
     """Which of SKIN_CLASSES each joint's skin belongs to: (55, 14) ones and zeros."""
     own = [SKIN_CLASSES.index(joint_class(name)) for name in JOINT_NAMES]
     return np.eye(len(SKIN_CLASSES), dtype=np.float32)[own]
+
+
+def face_fans(faces: np.ndarray, count: int) -> sparse.csr_matrix:
+    """Which faces (F, 3) meet at each of `count` vertices: ones in a sparse (N, F) matrix."""
+    entries = (np.ones(faces.size, np.float32), (faces.ravel(), np.repeat(np.arange(len(faces)), 3)))
+    return sparse.csr_matrix(entries, shape=(count, len(faces)))
 
 
 def to_torch(matrix: sparse.csr_matrix) -> Tensor:

@@ -87,16 +87,23 @@ def fit(
     nearest = radius + 0.25 if radius < 0.4 else 0.6 * radius + 0.4
     for _ in range(6):
         distance = max(distance, nearest)
-        camera = camera_at(_eye(target, distance, direction), target, focal, size, roll)
-        low, high = _extent(pixels(camera, points))
-        wanted = middle + shift * np.abs(2 * middle - (high - low)) / 2
-        off = (low + high) / 2 - wanted  # pixels
-        right, down = camera.R[0, 0].numpy(), camera.R[0, 1].numpy()
-        target = target + np.clip(distance / focal * 0.8, 0, 0.5 * radius / (np.abs(off).max() + 1e-6)) * (
-            off[0] * right + off[1] * down
-        )
+        eye = _eye(target, distance, direction)
+        rows = _rows(target - eye, roll)
+        seen = (points - eye) @ rows.T
+        spots = middle + focal * seen[:, :2] / np.maximum(seen[:, 2:], 0.01)
+        low, high = spots.min(0), spots.max(0)
+        off = (low + high) / 2 - middle - shift * np.abs(2 * middle - (high - low)) / 2  # pixels
+        step = np.clip(0.8 * distance / focal, 0, 0.5 * radius / (np.abs(off).max() + 1e-6))
+        target = target + step * (off @ rows[:2])
         distance *= np.clip(((high - low) / (2 * middle)).max() / fill, 0.7, 1.4)
     return camera_at(_eye(target, max(distance, nearest), direction), target, focal, size, roll)
+
+
+def _rows(forward: np.ndarray, roll: float) -> np.ndarray:
+    """World -> camera rotation of `camera_at`, rows right, down, forward: (3, 3)."""
+    forward = forward / np.linalg.norm(forward)
+    right = np.array([-forward[2], 0.0, forward[0]]) / np.hypot(forward[0], forward[2])  # forward x up
+    return Rotation.from_rotvec((0, 0, roll)).as_matrix() @ np.stack([right, np.cross(forward, right), forward])
 
 
 def _eye(target: np.ndarray, distance: float, direction: np.ndarray) -> np.ndarray:
@@ -116,21 +123,21 @@ def sample_roll(rng: np.random.Generator) -> float:
 def sample_view(
     rng: np.random.Generator,
     points: np.ndarray,
-    heading: float,
+    facing: tuple[float, float],
     framing: str,
     size: tuple[int, int],
     longest: float = 3.0,
 ) -> Camera:
-    """A camera for a framing of points (N, 3), whoever they belong to facing `heading` radians from +z towards +x."""
+    """A camera for a framing of points (N, 3), whoever they belong to `facing` an azimuth (from +z towards +x) and an
+    elevation, radians; no focal length over `longest`."""
     if framing not in FRAMINGS:
         raise ValueError(f"{framing!r} is not a framing: use one of {', '.join(FRAMINGS)}")
     kind = FRAMINGS[framing]
     side = rng.uniform(-np.pi, np.pi) if rng.random() < kind.anywhere else np.deg2rad(rng.normal(0, kind.azimuth))
-    elevation = np.deg2rad(np.clip(rng.normal(*kind.elevation), -18, 48))
-    low, high = kind.focal[0], min(kind.focal[1], longest)
-    focal = max(size) * np.exp(rng.uniform(np.log(low), np.log(high)))
-    shift = rng.uniform(-0.7, 0.7, 2)
-    return fit(points, unit(heading + side, elevation), focal, size, rng.uniform(*kind.fill), shift, sample_roll(rng))
+    elevation = facing[1] + np.deg2rad(rng.normal(*kind.elevation))
+    focal = max(size) * np.exp(rng.uniform(np.log(kind.focal[0]), np.log(min(kind.focal[1], longest))))
+    direction = unit(facing[0] + side, np.clip(elevation, np.deg2rad(-30), np.deg2rad(48)))
+    return fit(points, direction, focal, size, rng.uniform(*kind.fill), rng.uniform(-0.7, 0.7, 2), sample_roll(rng))
 
 
 def ring(

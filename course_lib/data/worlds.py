@@ -7,6 +7,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -330,14 +331,10 @@ def raised(posed: PosedPeople, rise: torch.Tensor) -> PosedPeople:
     )
 
 
-_CACHE: dict[str, object] = {}
-
-
+@lru_cache(maxsize=1)
 def surface() -> torch.Tensor:
     """Ids of the vertices that the body's own faces use."""
-    if "surface" not in _CACHE:
-        _CACHE["surface"] = torch.unique(body().faces)
-    return _CACHE["surface"]
+    return torch.unique(body().faces)
 
 
 def all_faces() -> np.ndarray:
@@ -346,22 +343,17 @@ def all_faces() -> np.ndarray:
     return np.concatenate([pack[k] for k in pack if k.startswith("faces_")]) if pack else body().faces.numpy()
 
 
+@lru_cache(maxsize=1)
 def smoothing() -> csr_matrix:
     """The matrix (V, V) that averages every vertex with its neighbours a few times: thin structures vanish."""
-    if "smoothing" not in _CACHE:
-        faces, count = all_faces(), len(body().template)
-        edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-        near = csr_matrix(
-            (np.ones(2 * len(edges)), (np.r_[edges[:, 0], edges[:, 1]], np.r_[edges[:, 1], edges[:, 0]])),
-            (count, count),
-        )
-        near.data[:] = 1
-        lonely = np.asarray(near.sum(1)).ravel() == 0
-        near = near + diags(lonely.astype(float))
-        mean = diags(1 / np.asarray(near.sum(1)).ravel()) @ near
-        once = 0.5 * mean + 0.5 * diags(np.ones(count))
-        _CACHE["smoothing"] = (once @ once @ once @ once).tocsr()
-    return _CACHE["smoothing"]
+    a, b = all_faces()[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).T
+    count = len(body().template)
+    near = csr_matrix((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), (count, count))
+    near.data[:] = 1
+    degree = np.asarray(near.sum(1)).ravel()
+    near = near + diags((degree == 0).astype(float))  # a vertex without neighbours keeps its place
+    once = 0.5 * diags(1 / np.maximum(degree, 1)) @ near + 0.5 * diags(np.ones(count))
+    return (once @ once @ once @ once).tocsr()
 
 
 def smoothed(posed: PosedPeople) -> PosedPeople:
@@ -490,11 +482,12 @@ def sample_camera(
     return best, framing
 
 
-def facing(actor: Actor, framing: str) -> float:
-    """Where somebody faces, radians from +z towards +x: the head for a face, else the pelvis."""
+def facing(actor: Actor, framing: str) -> tuple[float, float]:
+    """Where somebody faces, azimuth and elevation in radians: the head for a face, else the trunk, level."""
     _, rotations = actor.skeleton.forward(actor.poses[0])
     forward = rotations[INDEX["head" if framing == "face" else "spine1"]][:, 2]
-    return float(np.arctan2(forward[0], forward[2]))
+    elevation = 0.7 * np.arcsin(np.clip(forward[1], -1, 1)) if framing == "face" else 0.0
+    return float(np.arctan2(forward[0], forward[2])), float(elevation)
 
 
 def sample_scene(
@@ -518,7 +511,7 @@ def sample_scene(
     if view_count > 1:
         cameras, framing = views.ring(rng, cloud, view_count, size), "ring"
     elif frames > 1:
-        cameras, framing = [views.sample_view(rng, cloud, actors[0].heading, "full", size, 1.7)], "full"
+        cameras, framing = [views.sample_view(rng, cloud, (actors[0].heading, 0.0), "full", size, 1.7)], "full"
     else:
         camera, framing = sample_camera(rng, world, actors, posed[0], size, place in ("room", "plain"))
         cameras = [camera]
@@ -647,14 +640,14 @@ def label_people(
     scene: Scene, picture: dict, camera: Camera, posed: PosedPeople, frame: int, formats: tuple[str, ...]
 ) -> list[PersonLabel]:
     """The labels of everyone in a picture."""
-    points = {name: label_keypoints(picture, camera, posed, name) for name in formats}
+    points = label_keypoints(picture, camera, posed, formats)
     labels = []
     for number, person in enumerate(scene.people[frame]):
         mine, skin = picture["instances"] == number + 1, posed.vertices[number, surface()[::20]].numpy()
         labels.append(PersonLabel(
             identity=scene.identities[number], pose_family=scene.families[number],
             box=views.seen_box(mine), full_box=views.full_box(camera, skin), seen_share=seen_share(mine, camera, skin),
-            keypoints={name: one[number] for name, one in points.items()},
+            keypoints=points[number],
             pose=person.pose.astype(np.float32), shape=person.betas.astype(np.float32),
             expression=person.expression.astype(np.float32), translation=person.translation.astype(np.float32),
         ))  # fmt: skip
@@ -669,20 +662,29 @@ def seen_share(mine: np.ndarray, camera: Camera, skin: np.ndarray) -> float:
     return round(float(mine[spots[inside, 1], spots[inside, 0]].mean()), 4) if inside.any() else 0.0
 
 
-def label_keypoints(picture: dict, camera: Camera, posed: PosedPeople, name: str) -> list[Keypoints]:
-    """One format's keypoints of everyone: 2 seen, 1 hidden, 0 outside the picture or not on this body (then NaN)."""
-    points, known = keypoints(posed.vertices, name), available(name)  # (P, K, 3), (K,)
-    seen = visibility(points, camera, picture["depth"], tolerance(name), picture["instances"]).numpy()
-    ahead = camera.to_camera(points.flatten(0, 1)[None])[0, :, 2].view(seen.shape).numpy() > 0.02
-    spots = camera.project(points.flatten(0, 1)[None])[0].view(*seen.shape, 2).numpy()
+def label_keypoints(
+    picture: dict, camera: Camera, posed: PosedPeople, formats: tuple[str, ...]
+) -> list[dict[str, Keypoints]]:
+    """Everyone's keypoints by format: 2 seen, 1 hidden, 0 outside the picture or not on this body (then NaN)."""
+    points = torch.cat([keypoints(posed.vertices, name) for name in formats], 1)  # (P, K, 3), all formats in one row
+    known, deep = keypoint_facts(formats)
+    seen = visibility(points, camera, picture["depth"], deep, picture["instances"]).numpy()
+    flat = points.flatten(0, 1)[None]
+    ahead = camera.to_camera(flat)[0, :, 2].view(seen.shape).numpy() > 0.02
+    spots = camera.project(flat)[0].view(*seen.shape, 2).numpy()
     height, width = picture["depth"].shape
     inside = ((spots >= 0) & (spots < (width, height))).all(-1) & ahead & known
-    spots, world = np.where((known & ahead)[..., None], spots, np.nan), np.where(known[:, None], points.numpy(), np.nan)
-    return [
-        Keypoints(
-            spots[n].astype(np.float32),
-            world[n].astype(np.float32),
-            np.where(inside[n], 1 + seen[n], 0).astype(np.uint8),
-        )
-        for n in range(len(spots))
-    ]
+    spots = np.where((known & ahead)[..., None], spots, np.nan).astype(np.float32)
+    world = np.where(known[:, None], points.numpy(), np.nan).astype(np.float32)
+    visible, labels = np.where(inside, 1 + seen, 0).astype(np.uint8), []
+    cuts = np.cumsum([len(FORMATS[name]) for name in formats])[:-1]
+    for person in range(len(spots)):
+        parts = zip(*(np.split(values[person], cuts) for values in (spots, world, visible)), strict=True)
+        labels.append({name: Keypoints(*part) for name, part in zip(formats, parts, strict=True)})
+    return labels
+
+
+@lru_cache(maxsize=8)
+def keypoint_facts(formats: tuple[str, ...]) -> tuple[np.ndarray, torch.Tensor]:
+    """For the points of all formats: which this body has, and how far they may lie behind the z-buffer. (K,) each."""
+    return np.concatenate([available(name) for name in formats]), torch.cat([tolerance(name) for name in formats])

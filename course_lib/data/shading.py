@@ -1,0 +1,150 @@
+"""Lighting what was painted: people and objects with their highlights, and the background with the shadows on it."""
+
+import torch
+from torch import Tensor
+
+from course_lib.chapters.cameras import Camera
+from course_lib.data.appearance import Paint
+from course_lib.data.lighting import (
+    Lights,
+    ShadowMap,
+    ambient,
+    blinn,
+    strand_highlight,
+    sun_visibility,
+    to_linear,
+    tone_map,
+    wrapped,
+)
+
+_FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
+
+
+def light(
+    paint: Paint, position: Tensor, geometric: Tensor, view: Tensor, occlusion: Tensor, lights: Lights, shadow
+) -> Tensor:
+    """Screen colours (M, 3) of painted samples under all lights."""
+    normal = paint.normal
+    sun = normal.new_tensor(lights.sun_direction)
+    seen = sun_visibility(shadow, position, geometric, lights)
+    wrap = paint.flesh[:, None] * _FLESH
+    sunlight = normal.new_tensor(lights.sun_colour)
+    diffuse = wrapped(normal @ sun, wrap) * (seen[:, None] ** (1 - 0.4 * wrap))
+    total = paint.albedo * (diffuse * sunlight + ambient(lights, normal) * bounced(occlusion, paint.albedo))
+    lit = seen * ((normal @ sun) > 0)
+    facing = (normal * view).sum(1).clamp(0, 1)
+    fresnel = paint.specular + (1 - paint.specular) * 0.16 * (1 - facing) ** 5 * (paint.gloss / (paint.gloss + 40))
+    shine = blinn(normal, view, sun.expand_as(view), paint.gloss) * lit
+    total += (fresnel * shine)[:, None] * sunlight * 1.6
+    mirror = 2 * facing[:, None] * normal - view
+    total += (fresnel * occlusion * 0.7)[:, None] * ambient(lights, mirror)
+    total += (paint.sheen * (1 - facing) ** 3 * occlusion)[:, None] * paint.albedo.sqrt() * ambient(lights, normal)
+    hairy = (paint.strand > 0).nonzero()[:, 0]
+    if len(hairy):
+        total[hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
+    for lamp in lights.points:
+        away = normal.new_tensor(lamp.position) - position
+        distance = away.norm(dim=1, keepdim=True)
+        towards = away / distance
+        fall = normal.new_tensor(lamp.colour) / distance**2
+        total += paint.albedo * wrapped((normal * towards).sum(1), wrap) * fall * occlusion[:, None]
+        total += (fresnel * blinn(normal, view, towards, paint.gloss))[:, None] * fall
+    return tone_map(total, lights.exposure)
+
+
+def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
+    """Occlusion (M,) per colour (M, 3): bright surfaces light their own hollows (Jimenez et al. 2016, Eq. 7)."""
+    a, b, c = 2.0404 * albedo - 0.3324, 0.6417 - 4.7951 * albedo, 2.7552 * albedo + 0.6903
+    x = occlusion[:, None]
+    return torch.maximum(x, ((x * a + b) * x + c) * x)
+
+
+def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
+    """Two highlights of strands: a white one, and a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
+    tangent, strand, colour = paint.tangent[rows], paint.strand[rows], paint.albedo[rows]
+    towards = sun.expand_as(tangent)
+    above = ramp_sun(paint.normal[rows] @ sun)
+    first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
+    second = strand_highlight(tangent, view[rows], towards, -0.10 * strand, 40.0)
+    key = (strand * seen[rows] * above)[:, None] * sunlight
+    overhead = strand_highlight(
+        tangent, view[rows], torch.tensor([0.0, 1.0, 0.0]).expand_as(tangent), 0.05 * strand, 60.0
+    )
+    sky = overhead[:, None] * strand[:, None] * torch.tensor(lights.sky_colour) * (0.02 + 0.25 * colour)
+    return key * (0.035 * first[:, None] + 0.45 * second[:, None] * colour) + sky
+
+
+def ramp_sun(cosine: Tensor) -> Tensor:
+    """Fade a highlight in where a surface turns to the light."""
+    return (cosine * 2 + 0.4).clamp(0, 1)
+
+
+# ---------------------------------------------------------------- behind people
+
+
+def shade_background(colour, depth, normal, camera: Camera, lights: Lights, shadow: ShadowMap | None, joints) -> Tensor:
+    """Light a background (H, W): its shadows and the darkness around feet included. Sky (depth inf) stays as it is."""
+    height, width = depth.shape
+    solid = depth.isfinite() & (depth > 0)
+    picture = colour.reshape(-1, 3).clone()
+    rows = solid.flatten().nonzero()[:, 0]
+    if not len(rows):
+        return picture.view(height, width, 3)
+    albedo = to_linear(picture[rows].clamp(0, 1))
+    normals, points = normal.reshape(-1, 3)[rows], points_of(depth, camera)[rows]
+    sun = normals.new_tensor(lights.sun_direction)
+    seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))
+    if shadow is not None:
+        seen = background_visibility(shadow, points, normals, lights)
+        occlusion = sphere_occlusion(points, normals, joints)
+    light_in = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
+    light_in += ambient(lights, normals) * occlusion[:, None]
+    for lamp in lights.points:
+        away = normals.new_tensor(lamp.position) - points
+        distance = away.norm(dim=1).clamp(min=0.3)
+        cosine = ((normals * away).sum(1) / distance).clamp(min=0)
+        light_in += (cosine / distance**2 * occlusion)[:, None] * normals.new_tensor(lamp.colour)
+    picture[rows] = tone_map(albedo * light_in, lights.exposure)
+    return picture.view(height, width, 3)
+
+
+def points_of(depth: Tensor, camera: Camera) -> Tensor:
+    """World points (H * W, 3) of a depth picture (H, W)."""
+    height, width = depth.shape
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3) @ torch.linalg.inv(camera.K[0]).T
+    depth = torch.where(depth.isfinite(), depth, 0.0).view(-1, 1)
+    return (rays * depth - camera.t[0]) @ camera.R[0]
+
+
+def background_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
+    """Key light (N,) on a background; points outside the shadow map are lit."""
+    seen = torch.ones(len(points))
+    ahead = shadow.camera.to_camera(points[None])[0]
+    pixels = ahead[:, :2] / ahead[:, 2:] * shadow.camera.K[0, 0, 0] + shadow.camera.K[0, :2, 2]
+    size = shadow.depth.shape[0]
+    near = ((pixels > -4) & (pixels < size + 4)).all(1).nonzero()[:, 0]
+    if len(near):
+        seen[near] = sun_visibility(shadow, points[near], normals[near], lights)
+    return seen
+
+
+# joints that shut out light from the surroundings, and their radii in metres
+_BALLS = {0: 0.15, 4: 0.07, 5: 0.07, 7: 0.065, 8: 0.065, 10: 0.065, 11: 0.065, 9: 0.16}
+
+
+def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
+    """How open points (N, 3) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
+    open_share = torch.ones(len(points))
+    for person in joints:
+        near = ((points - person[0]).square().sum(1) < 1.6**2).nonzero()[:, 0]
+        (x, y, z), (nx, ny, nz) = points[near].T.contiguous(), normals[near].T.contiguous()
+        share = torch.ones(len(near))
+        for joint, radius in _BALLS.items():
+            cx, cy, cz = person[joint].tolist()
+            dx, dy, dz = cx - x, cy - y, cz - z
+            squared = (dx * dx + dy * dy + dz * dz).clamp_(min=radius**2)
+            cosine = (dx * nx + dy * ny + dz * nz) * squared.rsqrt()
+            share *= 1 - 0.85 * radius**2 * cosine.clamp_(0.05, 1) / squared
+        open_share[near] *= share
+    return open_share
