@@ -1,11 +1,12 @@
 """The chapter's rasteriser beside Embree (trimesh + embreex) and OpenGL (moderngl on Mesa, in software), paired.
 
-    python benchmarks/rasterizer.py [--threads 1 2] [--sizes 128 256 512] [--rounds 7]
+    python benchmarks/rasterizer.py [--threads 1 2 ...] [--sizes 128 256 512] [--rounds 7]
 
 Every engine starts from posed vertices on the host and ends with the face id and depth of every pixel on the host, for
 a batch of 8 bodies that have just moved: Embree's build and OpenGL's upload and read-back count, as ours do. Rounds
 take turns, so that a busy machine slows all engines alike; the ratio is the median of the rounds' ratios. Engines
-that are not installed are left out. Each thread count runs in a process of its own.
+that are not installed are left out. Each thread count runs in a process of its own; one thread is the default, as in
+`course data make`'s workers. More need a quiet machine: threads that wait for a busy core cost more than they bring.
 """
 
 import argparse
@@ -211,7 +212,7 @@ def report(size: int, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()

@@ -110,7 +110,8 @@ def to_page(notebook: NotebookNode) -> str:
     """The notebook as one HTML page with its pictures inside."""
     from nbconvert import HTMLExporter
 
-    return HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(notebook)[0]
+    # embed_images=True would close <details> right after its summary; pictures of cells are inside the page anyway
+    return HTMLExporter(template_name="lab").from_notebook_node(notebook)[0]
 
 
 def result_text(notebook: NotebookNode) -> str:

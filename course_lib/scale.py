@@ -16,7 +16,7 @@ def scale() -> str:
 
 
 def pick(**values):
-    """The value for the current scale, e.g. `steps = pick(smoke=3, laptop=500, gpu=5000)`; a missing one falls back to the next smaller."""
+    """The value for the current scale, or for the next smaller one that is given: `pick(smoke=3, laptop=500)`."""
     order = SCALES[: SCALES.index(scale()) + 1]
     for name in reversed(order):
         if name in values:

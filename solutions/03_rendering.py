@@ -20,7 +20,7 @@
 # - **Sapiens** (§3.5, §3.6) fine-tunes its depth and normal models on 500,000 pictures rendered from 600 scanned
 #   people in 100 environments, with random focal length, rotation and translation, and on nothing else.
 # - **DAViD** (§3.1, supplement A) goes further: its models have *only* seen rendered people, 300,000 pictures,
-# equal shares of faces, upper bodies and full bodies, each with a soft mask, depth and normals that are exact by
+#   equal shares of faces, upper bodies and full bodies, each with a soft mask, depth and normals that are exact by
 #   construction. Scans, it argues, are too coarse for hair, eyelids and glasses (its Figure 4).
 #
 # In this chapter you build the machine behind such data: a **rasteriser**, from the question "on which side of a
@@ -375,7 +375,7 @@ check(keep_nearest)
 
 
 # %% [markdown]
-# That is a renderer. Sixteen lines, and every one of them yours:
+# That is a renderer: a loop around four functions of yours.
 
 
 # %%
@@ -410,7 +410,7 @@ print(
 # far one.*
 #
 # It is right, and it is hopeless: each triangle looks at every pixel, though it covers three of them, and Python
-# starts a dozen operations for each. DAViD's 300,000 pictures would take weeks, at thumbnail size.
+# starts a dozen operations for each. DAViD's 300,000 pictures would take months, at thumbnail size.
 #
 # ## 5 All triangles at once
 #
@@ -419,14 +419,14 @@ print(
 # **The idea**, in three steps, none of which has a loop:
 #
 # 1. *A row of a triangle is an interval.* Do not ask each pixel whether it is inside. Ask each **row** of a
-# triangle where its two edges cross the row's centre line. Between the crossings all pixels are inside, outside
-# none.
+#    triangle where its two edges cross the row's centre line. Between the crossings all pixels are inside, outside
+#    none.
 # 2. *One long list.* Triangles have different numbers of rows, rows have different numbers of pixels. Write all
-# rows of all triangles of the whole batch into one list, then all pixels of all rows into another. (A piece of a
-# triangle at a pixel is called a **fragment**.)
+#    rows of all triangles of the whole batch into one list, then all pixels of all rows into another. (A piece of a
+#    triangle at a pixel is called a **fragment**.)
 # 3. *One number that knows both.* The z-buffer has to keep the nearest depth *and* remember whose it was. Pack both
-# into one 64-bit integer that sorts by depth; then one `scatter_reduce_(..., "amin")` is the z-buffer of the whole
-# batch.
+#    into one 64-bit integer that sorts by depth; then one `scatter_reduce_(..., "amin")` is the z-buffer of the whole
+#    batch.
 #
 # ### Step 2 first: the list
 #
@@ -517,8 +517,7 @@ assert (keys & 0xFFFFFFFF)[[1, 3]].tolist() == [12, 3] and keys[0] == NOTHING
 # %% [markdown]
 # ### Step 1: the rows of a triangle
 #
-# Sort the corners from top to bottom. The **long** edge goes from the top corner to the bottom one; beside it are
-# two
+# Sort the corners from top to bottom. The **long** edge goes from the top corner to the bottom one; beside it are two
 # **short** ones, above and below the middle corner. Each row of the upper half is crossed by the long and the upper
 # short edge, each row of the lower half by the long and the lower short edge.
 #
@@ -540,9 +539,10 @@ def first_centre(position: Tensor, limit: int) -> Tensor:
     return (position - 0.5).ceil().clamp(0, limit).to(torch.int32)
 
 
-def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """row (P,) of each point, corners (3, N) -> rows and corners (3, N) of the top, middle and bottom corner."""
-    key = (row.long() << 32) | torch.arange(len(row), device=row.device)
+def sort_by_row(points: Tensor, corners: Tensor, height: int) -> tuple[Tensor, Tensor]:
+    """points (3, P) as x, y, 1/z; corners (3, N) into them -> rows, corners (3, N) of top, middle and bottom corner."""
+    row = first_centre(points[1], height).long()
+    key = (row << 32) | torch.arange(len(row), device=row.device)
     a, b, c = (key.index_select(0, corner) for corner in corners)
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     top, rest = torch.minimum(low, c), torch.maximum(low, c)
@@ -579,10 +579,8 @@ class Spans(NamedTuple):
 
 
 # %% tags=["export"]
-def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Spans:
-    """points (3, P) as x, y, 1/z; corners (3, N) into them -> the pixel centres inside each triangle, row by row."""
-    height, width = size
-    rows, corners = sort_by_row(first_centre(points[1], height), corners)
+def triangle_spans(points: Tensor, rows: Tensor, corners: Tensor, width: int) -> Spans:
+    """points (3, P); rows, corners (3, N) from `sort_by_row` -> the pixel centres inside each triangle, row by row."""
     top, middle, bottom = (points.index_select(1, corner) for corner in corners)  # (3, N) each
     half, offset = expand(rows.diff(dim=0).T.flatten())  # of each triangle the upper half, then the lower
     triangle, row = half >> 1, rows[:2].T.flatten().index_select(0, half) + offset
@@ -600,7 +598,8 @@ def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Sp
 
 # %%
 points = torch.tensor([[3.2, 20.6, 11.5, 27.0], [2.3, 6.1, 15.2, 16.4], [1.0, 1.0, 1.0, 1.0]])  # two that share an edge
-spans = triangle_spans(points, torch.tensor([[0, 1], [1, 3], [2, 2]]), (18, 30))
+rows, corners = sort_by_row(points, torch.tensor([[0, 1], [1, 3], [2, 2]]), height=18)
+spans = triangle_spans(points, rows, corners, width=30)
 span, offset = expand(spans.count)
 figure, ax = plt.subplots(figsize=(6.4, 3.6), dpi=72, layout="constrained")
 for corners, colour in (([0, 1, 2, 0], "#2b6cb0"), ([1, 3, 2, 1], "#e07a1f")):
@@ -621,7 +620,7 @@ corners = np.unique(np.random.default_rng(0).integers(0, 81, (120, 2)) / 2, axis
 corners = np.concatenate([corners, [[0, 0], [40, 0], [0, 40], [40, 40]]])
 cut = plt.matplotlib.tri.Triangulation(*corners.T).triangles
 patch = torch.tensor(np.c_[corners, np.ones(len(corners))].T, dtype=torch.float32)
-spans = triangle_spans(patch, torch.tensor(cut.T.copy(), dtype=torch.int64), (40, 40))
+spans = triangle_spans(patch, *sort_by_row(patch, torch.tensor(cut.T.copy(), dtype=torch.int64), 40), 40)
 span, offset = expand(spans.count)
 times = torch.bincount(spans.row[span] * 40 + spans.column[span] + offset, minlength=1600)
 drawn = {f"{n} times": int((times == n).sum()) for n in range(3)}
@@ -691,7 +690,7 @@ for side in (64, 128, 256, 512, 1024):
 # other side of the picture, and a triangle that has nothing to do with the scene is drawn. Leaving such faces out
 # tears holes into every floor.
 #
-# **The cure.** Cut the triangle at a plane just in front of the camera, $z = $ `NEAR` (Sutherland and Hodgman
+# **The cure.** Cut the triangle at a plane just in front of the camera, $z$ = `NEAR` (Sutherland and Hodgman
 # 1974), before projecting. One corner of the three is alone on its side of the plane. If it is the one in front,
 # what remains is a smaller triangle; if it is the one behind, what remains has four corners: two triangles. The
 # pieces remember whose they are.
@@ -805,10 +804,9 @@ def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_on
     """Keys (B, H, W): depth and id of the nearest face at each pixel, or NOTHING. `at_once`: rows, pixels in flight."""
     points, corners, image, face = triangles
     keys = torch.full((batch, *size), NOTHING, device=points.device)
-    y = points[1].index_select(0, corners.flatten()).view_as(corners)  # (3, N)
-    rows = first_centre(y.amax(0), size[0]) - first_centre(y.amin(0), size[0])
-    for some in chunks(rows, at_once):
-        spans = triangle_spans(points, corners[:, some], size)
+    rows, corners = sort_by_row(points, corners, size[0])  # (3, N) each
+    for some in chunks(rows[2] - rows[0], at_once):
+        spans = triangle_spans(points, rows[:, some], corners[:, some], size[1])
         for part in chunks(spans.count, at_once):
             piece = Spans(*(values[part] for values in spans))
             triangle = piece.triangle + some.start
@@ -892,8 +890,8 @@ _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of th
 # Sterbenz's lemma.)
 #
 # Our rasteriser takes the idea to its end. For the pixels that are seen, we measure from the **pixel's own ray**.
-# In camera space, let the ray pass through $(r_x, r_y, 1)$. At the depth $z_i$ of corner $i$ it is at $(z_i r_x,
-# z_i r_y)$; the corner is
+# In camera space, let the ray pass through $(r_x, r_y, 1)$. At the depth $z_i$ of corner $i$ it is at
+# $(z_i r_x, z_i r_y)$; the corner is
 #
 # $$d_i = (x_i - z_i r_x,\; y_i - z_i r_y) \tag{03.5}$$
 #
@@ -913,14 +911,15 @@ def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Ten
     Homogeneous rasterisation after Olano and Greer 1997, measured from each pixel's ray.
     """
     image, row, column, face = seen
-    fx, skew, cx, fy, cy = (K[:, i, j].index_select(0, image) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
-    ray_y = (row + 0.5 - cy) / fy
-    ray_x = (column + 0.5 - cx - skew * ray_y) / fx
+    fx, skew, u, fy, v = (K[:, i, j].index_select(0, image) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+    ray_y = (row + 0.5 - v) / fy
+    ray_x = (column + 0.5 - u - skew * ray_y) / fx
     index = faces.index_select(0, face).T + image * points.shape[1]  # (3, P)
     corners = points.flatten(0, 1).T.contiguous().index_select(1, index.flatten())  # (3, 3P)
     x, y, z = corners.unflatten(1, (3, -1))  # (3, P) each
-    x, y = x - z * ray_x, y - z * ray_y  # from the ray to the corners, each at its own depth
-    area = x.roll(-1, 0) * y.roll(-2, 0) - x.roll(-2, 0) * y.roll(-1, 0)  # (3, P)
+    ax, bx, cx = x - z * ray_x  # from the ray to the corners, each at its own depth
+    ay, by, cy = y - z * ray_y
+    area = torch.stack([bx * cy - cx * by, cx * ay - ax * cy, ax * by - bx * ay])  # (3, P)
     area = (area * area.sum(0).sign()).clamp(min=0) + 1e-30  # a face seen from its edge gets 1/3, not 0/0
     barycentric = area / area.sum(0)
     return barycentric, (barycentric * z).sum(0)
@@ -1223,11 +1222,11 @@ assert (
 # Three terms, each a dot product with the normal $n$:
 #
 # - **Lambert's sun.** A surface catches as much light as it faces the lamp: $\max(0, n \cdot l)$, with $l$ the unit
-# vector *toward* the light. The maximum matters: behind, it is dark, not negative.
+#   vector *toward* the light. The maximum matters: behind, it is dark, not negative.
 # - **Sky and ground.** Light comes from everywhere, bluish from above, warm and weak from below: a mix by
 #   $\tfrac12 (1 + n \cdot \mathrm{up})$.
 # - **A highlight** (Blinn 1977). Skin, eyes and silk mirror a little. A mirror sends light from $l$ to the viewer
-# $v$ if its normal is halfway between, $h = (l + v)/|l + v|$; rough surfaces spread it out: $\max(0, n \cdot h)^s$.
+#   $v$ if its normal is halfway between, $h = (l + v)/|l + v|$; rough surfaces spread it out: $\max(0, n \cdot h)^s$.
 #
 # $$c = \text{albedo} \cdot \Bigl( c_\text{sun} \max(0, n \cdot l) + c_\text{ground}
 # + (c_\text{sky} - c_\text{ground}) \tfrac{1 + n \cdot \mathrm{up}}{2} \Bigr) + g\, c_\text{sun} \max(0, n \cdot h)^s
@@ -1316,11 +1315,11 @@ def portrait(yaw=25.0, sun_azimuth=55.0, sun_height=40.0, size=176):
     """The person on her floor: camera and sun in degrees -> a picture (1, H, W, 3)."""
     azimuth, height = torch.tensor([sun_azimuth, sun_height]).deg2rad()
     light = torch.stack([azimuth.sin() * height.cos(), height.sin(), azimuth.cos() * height.cos()])
-    sun = Camera.look_at(middle + 20 * light, middle, focal=2600.0, size=(400, 400))  # far away: rays almost parallel
+    sun = Camera.look_at(middle + 20 * light, middle, focal=2200.0, size=(512, 512))  # far away: rays almost parallel
     camera = look(size, yaw=yaw, distance=4.2, zoom=1.9, height=0.7)
     fragments = rasterize(scene, scene_faces, camera, size)
     normals, albedo = (interpolate(fragments, scene_faces, values) for values in (scene_normals, scene_albedo))
-    lit = sunlit(interpolate(fragments, scene_faces, scene), sun, rasterize(scene, scene_faces, sun, 400).depth)
+    lit = sunlit(interpolate(fragments, scene_faces, scene), sun, rasterize(scene, scene_faces, sun, 512).depth)
     picture = shade(albedo, normalize(normals, dim=-1), light, sky=sky, ground=ground, lit=lit)
     return torch.where(fragments.face[..., None] >= 0, picture, torch.tensor([0.82, 0.87, 0.92]))
 
@@ -1571,7 +1570,7 @@ assert len(classes) > 8 and seen_points > 0
 # - Pixel centres are at integer + 0.5. Intervals are half-open: no hole, nothing twice.
 # - On the screen, $1/z$ is linear and $z$ is not. Weights must be divided by depth.
 # - The bits of positive floats sort like the floats: depth and owner fit into one integer, the z-buffer is one
-# `amin`.
+#   `amin`.
 # - `repeat_interleave` and `cumsum` turn loops over unequal pieces into one list.
 # - Subtract before you multiply. Cancellation is silent, and it makes labels that are wrong by decimetres.
 # - What is discrete (which face?) needs no gradient; what is continuous (where on it?) has one, for free.

@@ -230,3 +230,10 @@ def test_page_says_nothing_of_pictures_it_has():
         nbformat.v4.new_output("stream", text="3 mm\n"),
     ]
     assert run_notebook.result_text(nbformat.v4.new_notebook(cells=[cell])) == "3 mm"
+
+
+def test_page_keeps_a_hint_folded():
+    """What stands between the tags of a hint must be inside <details>, where it is hidden until it is opened."""
+    hint = "<details><summary>Hint</summary>\n\nthe hint itself\n\n</details>"
+    page = run_notebook.to_page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(hint)]))
+    assert page.index("<details>") < page.index("the hint itself") < page.index("</details>")

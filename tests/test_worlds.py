@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from course_lib.chapters.cameras import Camera
+from course_lib.data import make as making
 from course_lib.data import views, worlds
 from course_lib.data.backgrounds import KINDS, PATTERNS, Surface, sample_background
 from course_lib.data.keypoints import available
@@ -256,6 +257,14 @@ def test_hidden_share_and_boxes():
     mask = np.zeros((8, 10), bool)
     mask[2:5, 3:7] = True
     assert views.seen_box(mask).tolist() == [3, 2, 7, 5] and views.seen_box(mask & False).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("world", making.recorded_test_sets())
+def test_the_recorded_test_sets_are_those_of_todays_worlds(world):
+    recorded = making.recorded_test_sets()[world]
+    mend = "the worlds have changed: run `python -m course_lib.data.make FOLDER --record` and commit test_sets.json"
+    assert recorded["scenes"] == making.scenes_digest(world), mend
+    assert recorded["count"] == 500 and recorded["seed"] == 0 and recorded["split"] == "test"
 
 
 def test_unknown_worlds_and_splits():

@@ -82,7 +82,7 @@ def check_body_arrays(arrays: dict[str, np.ndarray]) -> None:
 
 # Chapter 02, section "2 Shape: people as sums", exercise 02.1
 def blend_shapes(template: Tensor, directions: Tensor, coefficients: Tensor) -> Tensor:
-    """Template (V, 3) + directions (V, 3, K) weighted by coefficients (B, K) -> vertices (B, V, 3). SMPL-X, Eq. 3."""
+    """Template (V, 3) + directions (V, 3, K) weighted by coefficients (B, K) -> vertices (B, V, 3). SMPL, Eq. 8."""
     matrix = directions.flatten(0, 1).T  # (V, 3, K) -> (K, 3V)
     offsets = (coefficients @ matrix).unflatten(-1, directions.shape[:2])  # (B, 3V) -> (B, V, 3)
     return template + offsets
@@ -137,9 +137,10 @@ def forward_kinematics(rotations: Tensor, joints: Tensor, parents: Tensor) -> tu
 def linear_blend_skinning(vertices: Tensor, weights: Tensor, transforms: Tensor) -> Tensor:
     """Rest vertices (B, V, 3), weights (V, J), transforms (B, J, 4, 4) -> posed vertices (B, V, 3). SMPL, Eq. 7."""
     columns = transforms[:, :, :3].permute(3, 0, 2, 1).contiguous()  # (B, J, 3, 4) -> (4, B, 3, J)
+    coordinates = vertices.mT.contiguous().split(1, dim=1)  # x, y and z of all vertices, (B, 1, V) each
     moved = columns[3] @ weights.T  # the blended translations (B, 3, V)
-    for axis in range(3):  # plus x times the first blended column, y times the second, z times the third
-        moved = torch.addcmul(moved, columns[axis] @ weights.T, vertices[:, None, :, axis])
+    for column, coordinate in zip(columns[:3], coordinates, strict=True):  # plus each blended column times x, y or z
+        moved.addcmul_(column @ weights.T, coordinate)
     return moved.mT.contiguous()  # (B, V, 3)
 
 
@@ -152,7 +153,7 @@ def mesh_volume(vertices: Tensor, faces: Tensor) -> Tensor:
 
 # Chapter 02, section "8 Pose correctives", exercise 02.7
 def pose_features(rotations: Tensor) -> Tensor:
-    """Joint rotations (B, J, 3, 3) -> (B, 9 (J - 1)): R - I of every joint but the root. SMPL, Eq. 9."""
+    """Joint rotations (B, J, 3, 3) -> (B, 9 (J - 1)): R - I of every joint but the root. SMPL, Eq. 9; SMPL-X, Eq. 3."""
     identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
     return (rotations[:, 1:] - identity).flatten(1)  # (B, J-1, 3, 3) -> (B, 9(J-1))
 
@@ -260,4 +261,4 @@ class BodyModel(nn.Module):
         return BodyOutput(vertices, joints + translation[:, None])
 
 
-# course build sealed the text above: 6c0e7a3e870f25d6
+# course build sealed the text above: b5089bde7fd686ae

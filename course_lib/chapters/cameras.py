@@ -284,7 +284,7 @@ def plucker_rays(camera: Camera, size: tuple[int, int]) -> Tensor:
     pixels = pixel_centers(size, like=camera.K).flatten(0, 1).expand(len(camera), -1, -1)  # (B, HW, 2)
     through = pixels_to_camera(pixels, torch.ones_like(pixels[..., 0]), camera.K)  # (B, HW, 3), camera axes
     direction = torch.nn.functional.normalize(through @ camera.R, dim=-1)  # row vectors times R: Rᵀ d
-    moment = torch.linalg.cross(camera.center[:, None].expand_as(direction), direction)
+    moment = torch.linalg.cross(camera.center[:, None], direction)
     return torch.cat([direction, moment], -1).unflatten(1, size)  # (B, H, W, 6)
 
 
@@ -375,8 +375,10 @@ def pnp_translation(points: Tensor, rays: Tensor, R: Tensor) -> Tensor:
 
 
 # Chapter 01, section "9 PnP: where was the camera?"
-def check_pnp_points(points: Tensor, pixels: Tensor) -> None:
-    """ValueError for points that cannot fix a camera pose."""
+def check_pnp_points(points: Tensor, pixels: Tensor, K: Tensor) -> None:
+    """ValueError for points that cannot fix a camera pose, and for more than one view."""
+    if not points.ndim == pixels.ndim == K.ndim == 2:
+        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
     if len(points) < 6:
         raise ValueError(f"solve_pnp needs at least 6 points for its linear start, not {len(points)}")
     if not (torch.isfinite(points).all() and torch.isfinite(pixels).all()):
@@ -417,9 +419,7 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     require("points", points, None, 3)
     require("pixels", pixels, points.shape[-2], 2)
     require("K", K, 3, 3)
-    if not points.ndim == pixels.ndim == K.ndim == 2:
-        raise ValueError("solve_pnp takes one view: points (N, 3), pixels (N, 2), K (3, 3)")
-    check_pnp_points(points, pixels)
+    check_pnp_points(points, pixels, K)
     X, K64, observed = points.double().cpu(), K.double().cpu(), pixels.double().cpu()
     middle = X.mean(0)
     X = X - middle  # a world's origin far away would only cost digits
@@ -435,4 +435,4 @@ def solve_pnp(points: Tensor, pixels: Tensor, K: Tensor, steps: int = 50) -> tup
     return R.to(points), (t - R @ middle).to(points)
 
 
-# course build sealed the text above: 91f984e7748b9514
+# course build sealed the text above: 05a16fe73905e52e

@@ -81,9 +81,10 @@ def first_centre(position: Tensor, limit: int) -> Tensor:
 
 
 # Chapter 03, section "Step 1: the rows of a triangle"
-def sort_by_row(row: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-    """row (P,) of each point, corners (3, N) -> rows and corners (3, N) of the top, middle and bottom corner."""
-    key = (row.long() << 32) | torch.arange(len(row), device=row.device)
+def sort_by_row(points: Tensor, corners: Tensor, height: int) -> tuple[Tensor, Tensor]:
+    """points (3, P) as x, y, 1/z; corners (3, N) into them -> rows, corners (3, N) of top, middle and bottom corner."""
+    row = first_centre(points[1], height).long()
+    key = (row << 32) | torch.arange(len(row), device=row.device)
     a, b, c = (key.index_select(0, corner) for corner in corners)
     low, high = torch.minimum(a, b), torch.maximum(a, b)
     top, rest = torch.minimum(low, c), torch.maximum(low, c)
@@ -117,10 +118,8 @@ class Spans(NamedTuple):
 
 
 # Chapter 03, section "Step 1: the rows of a triangle"
-def triangle_spans(points: Tensor, corners: Tensor, size: tuple[int, int]) -> Spans:
-    """points (3, P) as x, y, 1/z; corners (3, N) into them -> the pixel centres inside each triangle, row by row."""
-    height, width = size
-    rows, corners = sort_by_row(first_centre(points[1], height), corners)
+def triangle_spans(points: Tensor, rows: Tensor, corners: Tensor, width: int) -> Spans:
+    """points (3, P); rows, corners (3, N) from `sort_by_row` -> the pixel centres inside each triangle, row by row."""
     top, middle, bottom = (points.index_select(1, corner) for corner in corners)  # (3, N) each
     half, offset = expand(rows.diff(dim=0).T.flatten())  # of each triangle the upper half, then the lower
     triangle, row = half >> 1, rows[:2].T.flatten().index_select(0, half) + offset
@@ -253,10 +252,9 @@ def nearest_faces(triangles: Triangles, batch: int, size: tuple[int, int], at_on
     """Keys (B, H, W): depth and id of the nearest face at each pixel, or NOTHING. `at_once`: rows, pixels in flight."""
     points, corners, image, face = triangles
     keys = torch.full((batch, *size), NOTHING, device=points.device)
-    y = points[1].index_select(0, corners.flatten()).view_as(corners)  # (3, N)
-    rows = first_centre(y.amax(0), size[0]) - first_centre(y.amin(0), size[0])
-    for some in chunks(rows, at_once):
-        spans = triangle_spans(points, corners[:, some], size)
+    rows, corners = sort_by_row(points, corners, size[0])  # (3, N) each
+    for some in chunks(rows[2] - rows[0], at_once):
+        spans = triangle_spans(points, rows[:, some], corners[:, some], size[1])
         for part in chunks(spans.count, at_once):
             piece = Spans(*(values[part] for values in spans))
             triangle = piece.triangle + some.start
@@ -272,14 +270,15 @@ def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Ten
     Homogeneous rasterisation after Olano and Greer 1997, measured from each pixel's ray.
     """
     image, row, column, face = seen
-    fx, skew, cx, fy, cy = (K[:, i, j].index_select(0, image) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
-    ray_y = (row + 0.5 - cy) / fy
-    ray_x = (column + 0.5 - cx - skew * ray_y) / fx
+    fx, skew, u, fy, v = (K[:, i, j].index_select(0, image) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+    ray_y = (row + 0.5 - v) / fy
+    ray_x = (column + 0.5 - u - skew * ray_y) / fx
     index = faces.index_select(0, face).T + image * points.shape[1]  # (3, P)
     corners = points.flatten(0, 1).T.contiguous().index_select(1, index.flatten())  # (3, 3P)
     x, y, z = corners.unflatten(1, (3, -1))  # (3, P) each
-    x, y = x - z * ray_x, y - z * ray_y  # from the ray to the corners, each at its own depth
-    area = x.roll(-1, 0) * y.roll(-2, 0) - x.roll(-2, 0) * y.roll(-1, 0)  # (3, P)
+    ax, bx, cx = x - z * ray_x  # from the ray to the corners, each at its own depth
+    ay, by, cy = y - z * ray_y
+    area = torch.stack([bx * cy - cx * by, cx * ay - ax * cy, ax * by - bx * ay])  # (3, P)
     area = (area * area.sum(0).sign()).clamp(min=0) + 1e-30  # a face seen from its edge gets 1/3, not 0/0
     barycentric = area / area.sum(0)
     return barycentric, (barycentric * z).sum(0)
@@ -440,4 +439,4 @@ def downsample(picture: Tensor, factor: int) -> Tensor:
     return reduce(picture, "b (h i) (w j) c -> b h w c", "mean", i=factor, j=factor)
 
 
-# course build sealed the text above: c29a5fe643a222ef
+# course build sealed the text above: e2c5cb177a65a493

@@ -41,6 +41,8 @@ def rodrigues(answer):
     expect_not_close(found, in_degrees, "the vector's length is in radians already: do not convert from degrees")
     cross = cameras.skew(quarter)
     unscaled = torch.eye(3) + cross * 2 / math.pi + cross @ cross
+    elementwise = torch.eye(3) + cross * 2 / math.pi + cross * cross * 4 / math.pi**2
+    expect_not_close(found, elementwise, "[v]x² is the matrix product `cross @ cross`, not `cross * cross`")
     message = "b is (1 - cos θ)/θ²: the matrix [v]x of the whole vector is θ times that of the unit axis, its square θ²"
     expect_not_close(found, unscaled, message)
     expect_close(found, right, "a quarter turn about z")
@@ -54,15 +56,12 @@ def rodrigues(answer):
 
 def check_tiny_angles(answer):
     """Between the series and the formula: the second coefficient must not be lost to cancellation."""
-    tiny = torch.tensor([2e-3, 0.0, 0.0])
+    tiny = torch.tensor([2e-4, 2e-4, 0.0])
     found = answer(tiny)
-    expect_close(found, cameras.axis_angle_to_matrix(tiny), "a turn of 0.002 radians")
-    second_order = (1 - found[1, 1].double()) / 2e-6  # cos: 1 - θ²/2
-    expect(
-        abs(second_order - 1) < 0.1,
-        f"at an angle of 0.002 the matrix has 1 - R[1, 1] = {2e-6 * second_order.item():.2e}, 2.00e-06 was expected: "
-        "1 - cos cancels in float32, use 2 sin²(θ/2)",
-    )
+    expect_close(found, cameras.axis_angle_to_matrix(tiny), "a turn of 0.00028 radians")
+    b = found[0, 1].item() / 4e-8  # b x y, and nothing else stands there
+    message = f"at 0.00028 radians b is {b:.2f}, 0.50 was expected: 1 - cos θ cancels in float32, use 2 sin²(θ/2)"
+    expect(abs(b - 0.5) < 0.01, message)
 
 
 @wrong_answer("01.1", says="transposed rotation")
@@ -89,6 +88,24 @@ def single_where(axis_angle):
     b = torch.where(angle > 0, 2 * ((angle / 2).sin() / angle) ** 2, 0.5)
     cross = cameras.skew(axis_angle)
     return torch.eye(3, dtype=axis_angle.dtype) + a * cross + b * cross @ cross
+
+
+@wrong_answer("01.1", says="cancels in float32")
+def one_minus_cosine(axis_angle):
+    squared = axis_angle.square().sum(-1)[..., None, None]
+    small = squared < 1e-8
+    angle = torch.where(small, 1, squared).sqrt()
+    a = torch.where(small, 1 - squared / 6, angle.sin() / angle)
+    b = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle**2)
+    cross = cameras.skew(axis_angle)
+    return torch.eye(3, dtype=axis_angle.dtype) + a * cross + b * cross @ cross
+
+
+@wrong_answer("01.1", says="matrix product")
+def squares_elementwise(axis_angle):
+    angle = axis_angle.norm(dim=-1).clamp(min=1e-8)[..., None, None]
+    cross = cameras.skew(axis_angle)
+    return torch.eye(3) + angle.sin() / angle * cross + 2 * ((angle / 2).sin() / angle) ** 2 * cross * cross
 
 
 @wrong_answer("01.1", says="its square θ²")
@@ -136,6 +153,9 @@ def check_half_turns(answer):
     half = cameras.axis_angle_to_matrix(math.pi * axes)
     what = "half turns: R - Rᵀ is zero there, take the axis from the longest row of 4 q qᵀ"
     expect_close(cameras.axis_angle_to_matrix(answer(half)), half, what, 1e-4)
+    exact = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    what = "the half turn diag(1, -1, -1), where w is exactly 0 (and so is its sign)"
+    expect_close(cameras.axis_angle_to_matrix(answer(exact)), exact, what, 1e-4)
     nearly = (math.pi - 1e-3) * axes
     expect_close(answer(cameras.axis_angle_to_matrix(nearly)), nearly, "turns by π - 0.001", 1e-3)
 
@@ -157,6 +177,16 @@ def no_sign(rotation):
     w, u = normalize(torch.take_along_dim(products, index[..., None, None], -2).squeeze(-2), dim=-1).split([1, 3], -1)
     sine = u.norm(dim=-1, keepdim=True).clamp(min=1e-12)
     return 2 * torch.atan2(sine, w) / sine * u
+
+
+@wrong_answer("01.2", says="exactly 0")
+def sign_of_zero(rotation):
+    products = cameras.quaternion_products(rotation)
+    index = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    row = torch.take_along_dim(products, index[..., None, None], -2).squeeze(-2)
+    w, u = normalize(row * row[..., :1].sign(), dim=-1).split([1, 3], -1)
+    sine = u.norm(dim=-1, keepdim=True)
+    return torch.where(sine < 1e-4, 2, 2 * torch.atan2(sine, w) / sine.clamp(min=1e-12)) * u
 
 
 @wrong_answer("01.2", says="0.0001 radians|half turns")
@@ -197,8 +227,9 @@ def projection(answer):
     expect_close(found, right, "the pixels of two cameras with six points each", 1e-2)
     expect_close(answer(POINTS[0], K[0]), right[0], "one camera without a batch", 1e-2)
     behind = torch.tensor([[[0.5, -0.5, -2.0], [0.5, -0.5, 0.0]]])
-    far_off = cameras.camera_to_pixels(behind, K[:1])
-    expect_close(answer(behind, K[:1]), far_off, "points behind the camera (clamp the depth to NEAREST_DEPTH)", 1.0)
+    far_off, given = cameras.camera_to_pixels(behind, K[:1]), behind.clone()
+    expect_close(answer(given, K[:1]), far_off, "points behind the camera (clamp the depth to NEAREST_DEPTH)", 1.0)
+    expect(torch.equal(given, behind), "the caller's points were changed: use `clamp`, not `clamp_`")
 
 
 @wrong_answer("01.3", says="not by the distance")
@@ -222,6 +253,12 @@ def mirrors_what_is_behind(points, K):
     return ((points / points[..., 2:]) @ K.mT)[..., :2]
 
 
+@wrong_answer("01.3", says="caller's points")
+def clamps_in_place(points, K):
+    points[..., 2].clamp_(min=cameras.NEAREST_DEPTH)
+    return cameras.camera_to_pixels(points, K)
+
+
 @check_for("01.4")
 def unprojection(answer):
     right = DEPTH[..., None] * RAYS
@@ -231,6 +268,8 @@ def unprojection(answer):
     shifted = DEPTH[..., None] * (torch.cat([PIXELS + 0.5, torch.ones(2, 6, 1)], -1) @ torch.linalg.inv(K).mT)
     expect_not_close(found, shifted, "half a pixel off: these are pixel coordinates already, add no 0.5", 1e-4)
     expect_not_close(found, RAYS, "these are the points at depth 1: multiply by the depth")
+    by_columns = DEPTH[..., None] * (torch.cat([PIXELS, torch.ones(2, 6, 1)], -1) @ torch.linalg.inv(K))
+    expect_not_close(found, by_columns, "points are rows here: K⁻¹ p is `p @ torch.linalg.inv(K).mT`", 1e-2)
     expect_close(found, right, "the points of two cameras with six pixels each", 1e-4)
     expect_close(answer(cameras.camera_to_pixels(POINTS, K), DEPTH, K), POINTS, "there and back", 1e-4)
     expect_close(answer(PIXELS[1], DEPTH[1], K[1]), right[1], "one camera without a batch", 1e-4)
@@ -244,6 +283,11 @@ def distance_for_depth(pixels, depth, K):
 @wrong_answer("01.4", says="half a pixel")
 def adds_half(pixels, depth, K):
     return cameras.pixels_to_camera(pixels + 0.5, depth, K)
+
+
+@wrong_answer("01.4", says="points are rows")
+def forgets_transpose_back(pixels, depth, K):
+    return depth[..., None] * (torch.cat([pixels, torch.ones_like(pixels[..., :1])], -1) @ torch.linalg.inv(K))
 
 
 @wrong_answer("01.4", says="multiply by the depth")
@@ -318,7 +362,7 @@ def looking(answer):
     expect_not_close(found, right * torch.tensor([1.0, -1, 1])[:, None], message)
     message = "x right and y up with z backward is OpenGL's camera; ours has y down and z forward"
     expect_not_close(found, right * torch.tensor([1.0, -1, -1])[:, None], message)
-    expect_close(found, right, "a camera that looks along -z")
+    expect_close(found, right, "a camera that looks along (0, 0, -2), a direction of length 2")
     forward, up = random(2, 4, 3), torch.tensor([0.0, 1, 0]).expand(2, 4, 3)
     found, right = answer(forward, up), cameras.look_at_rotation(forward, up)
     expect_not_close(found, right.mT, "the axes are the ROWS of R: stacked as columns they go from camera to world")
@@ -326,6 +370,8 @@ def looking(answer):
         lengths = found.norm(dim=-1)
         what = "the three rows must have length 1: forward x up is shorter wherever up is not perpendicular"
         expect(bool(((lengths - 1).abs() < 1e-4).all()), what)
+        what = "the second row must be perpendicular to the view: down = forward x right, not -up"
+        expect(bool(((found[..., 1, :] * found[..., 2, :]).sum(-1).abs() < 1e-4).all()), what)
     expect_close(found, right, "eight random directions in a (2, 4, 3) batch")
 
 
@@ -340,6 +386,12 @@ def cross_reversed(forward, up):
 def y_up(forward, up):
     R = cameras.look_at_rotation(forward, up)
     return torch.stack([R[..., 0, :], -R[..., 1, :], R[..., 2, :]], -2)
+
+
+@wrong_answer("01.6", says="perpendicular to the view")
+def down_is_minus_up(forward, up):
+    R = cameras.look_at_rotation(forward, up)
+    return torch.stack([R[..., 0, :], -normalize(up, dim=-1), R[..., 2, :]], -2)
 
 
 @wrong_answer("01.6", says="ROWS")
@@ -363,6 +415,8 @@ def weak_fit(answer):
         expect_not_close(found[0], 1 / scale, "this is one over the scale: the sum of squares of X goes below", 1e-4)
         message = "this translation is in pixels: in (01.12) t stands before the scale, so divide by s"
         expect_not_close(found[1], scale[:, None] * shift, message, 1e-2)
+        not_centred = forgets_to_centre(points, cameras.weak_perspective_project(points, scale, shift))[0]
+        expect_not_close(found[0], not_centred, "subtract both means before you multiply", 1e-3)
     expect_close(found, (scale, shift), "scale and translation of an exact weak-perspective picture", 1e-3)
     pixels = 40 * random(4, 9, 2, seed=2) + 100 * points[..., :2]
     what = "the least-squares fit to noisy pixels (sum over points and over both coordinates)"
@@ -384,7 +438,7 @@ def ratio_of_spreads(points, pixels):
     return scale, pixels.mean(-2) / scale[:, None] - xy.mean(-2)
 
 
-@wrong_answer("01.7", says="scale and translation")
+@wrong_answer("01.7", says="subtract both means")
 def forgets_to_centre(points, pixels):
     xy = points[..., :2]
     scale = (xy * pixels).sum((-2, -1)) / xy.square().sum((-2, -1))
@@ -471,6 +525,8 @@ def orthogonal(answer):
     expect_close(found, R, "a rotation times a pure stretch: the rotation itself", 1e-4)
     check_guard(answer)
     matrices = random(2, 5, 3, 3, seed=4)
+    message = "the guard multiplies the rows of U: the factors belong to its columns, `U * guard[..., None, :]`"
+    expect_not_close(answer(matrices), guards_rows(matrices), message, 1e-4)
     expect_close(answer(matrices), cameras.nearest_rotation(matrices), "ten random matrices, (2, 5, 3, 3)", 1e-4)
 
 
@@ -504,6 +560,13 @@ def first_column(matrix):
     U, _, Vt = torch.linalg.svd(matrix)
     sign = torch.linalg.det(U @ Vt)[..., None]
     return (U * torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)[..., None, :]) @ Vt
+
+
+@wrong_answer("01.9", says="columns")
+def guards_rows(matrix):
+    U, _, Vt = torch.linalg.svd(matrix)
+    sign = torch.linalg.det(U @ Vt)[..., None]
+    return (U * torch.cat([torch.ones_like(sign), torch.ones_like(sign), sign], -1)[..., None]) @ Vt
 
 
 @wrong_answer("01.9", says="transposed rotation")

@@ -198,9 +198,17 @@ def forward_kinematics(answer):
     posed, transforms = frames[..., :3, 3], frames.clone()
     transforms[..., :3, 3] = posed - (frames[..., :3, :3] @ joints[..., None])[..., 0]
     actual = answer(rotations, joints, parents)
-    if isinstance(actual, tuple) and len(actual) == 2 and isinstance(actual[1], Tensor):
+    shapes = [getattr(part, "shape", None) for part in actual] if isinstance(actual, tuple | list) else None
+    if shapes == [transforms.shape, posed.shape]:
+        raise Wrong("the two are swapped: return the posed joints first, then the transforms")
+    if shapes == [posed.shape, transforms.shape]:
         explain_kinematics(actual, joints, rotations, frames)
     expect_close(actual, (posed, transforms), "forward_kinematics(rotations, joints, parents)")
+    try:
+        answer(rotations.requires_grad_(), joints, parents)[1].sum().backward()
+    except RuntimeError as error:
+        raise Wrong("the values are right, but gradients cannot pass: frames were written into a tensor that was read "
+                    "from before, or were detached. Collect them in a list and torch.stack it") from error  # fmt: skip
 
 
 def explain_kinematics(actual: tuple, joints: Tensor, rotations: Tensor, frames: Tensor) -> None:
@@ -253,9 +261,22 @@ def unrotated_rest(rotations, joints, parents):
     return kinematics(rotations, joints, parents, lambda w, p, t: w[p] @ t, lambda f, x: f[..., :3, 3] - x)
 
 
+@wrong_answer("02.4", says="swapped")
+def transforms_first(rotations, joints, parents):
+    return bodies.forward_kinematics(rotations, joints, parents)[::-1]
+
+
 @wrong_answer("02.4", says="only its own rotation")
 def no_chain(rotations, joints, parents):
     return kinematics(rotations, joints, parents, lambda w, p, t: t, right_shift)
+
+
+@wrong_answer("02.4", says="gradients cannot pass")
+def written_in_place(rotations, joints, parents):
+    world = bodies.local_transforms(rotations, joints, parents)
+    for j, parent in enumerate(parents.tolist()[1:], start=1):
+        world[:, j] = world[:, parent] @ world[:, j]
+    return world[..., :3, 3], bodies.rigid_transform(world[..., :3, :3], right_shift(world, joints))
 
 
 # ------------------------------------------------------------------------------------------------- 02.5 skinning
@@ -322,6 +343,7 @@ def pose_features(answer):
     by_column = (rotations[:, 1:].mT - torch.eye(3)).flatten(1)
     expect_not_close(actual, by_column, "the matrices are read column by column: SMPL-X stores them row by row")
     expected = torch.stack([torch.cat([(r - torch.eye(3)).reshape(9) for r in body[1:]]) for body in rotations])
+    expect_not_close(actual, -expected, "the signs are turned round: R - I, not I - R")
     expect_close(actual, expected, "the pose features")
 
 
@@ -367,9 +389,11 @@ def whole_body(betas, pose, expression, translation, mistake: str = "") -> bodie
     vertices = bodies.linear_blend_skinning(rest, BODY.weights, transforms)
     if mistake == "joints of the posed body":
         posed = BODY.joint_regressor @ vertices
-    shift = (rotations[:, 0] @ translation[..., None])[..., 0] if mistake == "translation turned" else translation
+    turned = (rotations[:, 0] @ translation[..., None])[..., 0]
+    shift = {"translation turned": turned, "no translation": 0 * translation}.get(mistake, translation)
     posed = joints if mistake == "rest joints" else posed
-    return bodies.BodyOutput(vertices + shift[:, None], posed + shift[:, None])
+    posed_shift = 0 * shift if mistake == "joints not translated" else shift
+    return bodies.BodyOutput(vertices + shift[:, None], posed + posed_shift[:, None])
 
 
 MISTAKES = {
@@ -379,6 +403,8 @@ MISTAKES = {
     "no expression": "the expression is missing",
     "joints of the posed body": "the joints were regressed from the skinned vertices: use the kinematics",
     "rest joints": "the joints that came back are those of the rest pose: return the posed ones",
+    "no translation": "the translation is missing: add it to vertices and joints, after skinning",
+    "joints not translated": "the vertices were translated, the joints were not: both are in the world",
     "translation turned": "the translation was turned with the root: add it in the world, after skinning",
 }
 
@@ -414,6 +440,8 @@ wrong_answer("02.8", says="after the pose correctives")(mistaken("joints after c
 wrong_answer("02.8", says="correctives are missing")(mistaken("no correctives"))
 wrong_answer("02.8", says="expression is missing")(mistaken("no expression"))
 wrong_answer("02.8", says="from the skinned vertices")(mistaken("joints of the posed body"))
+wrong_answer("02.8", says="translation is missing")(mistaken("no translation"))
+wrong_answer("02.8", says="joints were not")(mistaken("joints not translated"))
 wrong_answer("02.8", says="turned with the root")(mistaken("translation turned"))
 
 

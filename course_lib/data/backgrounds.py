@@ -52,15 +52,15 @@ def noise(u: Tensor, v: Tensor, period: float, kind: int = 0, smooth: bool = Fal
     i, j = x.floor(), y.floor()
     a, b = i.int() & 511, j.int() & 511  # int32 wraps around for negative numbers as well
     if not smooth:
-        return table[(b << 9) + a]
+        return table.index_select(0, (b << 9) + a)  # several times faster than table[...]
     fx, fy, a1, b1 = x - i, y - j, (a + 1) & 511, (b + 1) & 511
-    near = torch.lerp(table[(b << 9) + a], table[(b << 9) + a1], fx)
-    return torch.lerp(near, torch.lerp(table[(b1 << 9) + a], table[(b1 << 9) + a1], fx), fy)
+    corners = [table.index_select(0, (row << 9) + column) for row in (b, b1) for column in (a, a1)]
+    return torch.lerp(torch.lerp(*corners[:2], fx), torch.lerp(*corners[2:], fx), fy)
 
 
 def cell_noise(i: Tensor, j: Tensor) -> Tensor:
     """One random number in [0, 1] for each integer cell (i, j)."""
-    return noise_tables()[2][((j.int() & 511) * 181 + (i.int() & 511) * 57) & 0x3FFFF]
+    return noise_tables()[2].index_select(0, ((j.int() & 511) * 181 + (i.int() & 511) * 57) & 0x3FFFF)
 
 
 @dataclass(frozen=True)
@@ -236,20 +236,16 @@ class Room:
         turn = self._turn()
         origin, direction = rays(camera, size)
         origin, direction = origin @ turn, _parting((direction @ turn).flatten(0, 1))  # (N, 3) in the room's own axes
-        low, high = (
-            torch.tensor([self.low[0], 0.0, self.low[1]]),
-            torch.tensor([self.high[0], self.height, self.high[1]]),
-        )
+        low = torch.tensor([self.low[0], 0.0, self.low[1]])
+        high = torch.tensor([self.high[0], self.height, self.high[1]])
         distance = (torch.where(direction > 0, high, low) - origin) / direction  # (N, 3)
         depth, axis = distance.clamp(min=0.05).min(1)
         side = axis * 2 + (direction > 0).gather(1, axis[:, None])[:, 0]  # 0 -x, 1 +x, 2 floor, 3 ceiling, 4 -z, 5 +z
         point = origin + depth[:, None] * direction
         blur = depth / float(camera.K[0, 0, 0]) / (direction.gather(1, axis[:, None])[:, 0].abs() + 0.05).clamp(max=1)
         colour = self._paint(side, point, blur)
-        normals = (
-            torch.cat([torch.eye(3).repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]]) @ turn.T
-        )
-        return colour.view(*size, 3), depth.view(size), normals[side].view(*size, 3)
+        inwards = torch.stack([torch.eye(3), -torch.eye(3)], 1).flatten(0, 1)  # (6, 3)
+        return colour.view(*size, 3), depth.view(size), (inwards @ turn.T).index_select(0, side).view(*size, 3)
 
     def _paint(self, side: Tensor, point: Tensor, blur: Tensor) -> Tensor:
         """Colours (N, 3) of points on the sides of the room."""
@@ -259,19 +255,20 @@ class Room:
             ids = (side == index).nonzero()[:, 0]
             if not len(ids):
                 continue
-            x, y, z = point[ids].unbind(1)
-            b = blur[ids]
+            x, y, z = point.index_select(0, ids).unbind(1)
+            b = blur.index_select(0, ids)
             if index in (2, 3):
-                colour[ids] = surface.colour(x, z, b)
+                painted = surface.colour(x, z, b)
             else:
-                colour[ids] = self._wall(index if index < 2 else index - 2, surface, z if index < 2 else x, y, b)
+                painted = self._wall(index if index < 2 else index - 2, surface, z if index < 2 else x, y, b)
+            colour.index_copy_(0, ids, painted)
         return colour
 
     def _wall(self, wall: int, surface: Surface, along: Tensor, y: Tensor, blur: Tensor) -> Tensor:
         """One wall with its skirting board, windows and pictures."""
         colour = surface.colour(along, y, blur)
-        colour[y < 0.1] = torch.tensor(self.skirting)
-        colour *= (0.55 + 0.45 * (y / 0.25).clamp(0, 1) ** 0.5)[:, None]  # corners get less light
+        colour = torch.where((y < 0.1)[:, None], torch.tensor(self.skirting), colour)
+        colour *= (0.55 + 0.45 * (4 * y).clamp(0, 1).sqrt())[:, None]  # corners get less light
         for panel in self.panels:
             if panel.wall == wall:
                 self._hang(panel, colour, along, y, blur)
@@ -282,8 +279,12 @@ class Room:
         margin = torch.minimum(
             torch.minimum(along - panel.left, panel.right - along), torch.minimum(y - panel.bottom, panel.top - y)
         )
-        colour[(margin < 0) & (margin > -0.05)] *= 0.85  # a soft shadow around the frame
-        colour[margin > 0] = torch.tensor(panel.frame)
+        near = (margin > -0.05).nonzero()[:, 0]
+        if not len(near):
+            return
+        inside = margin.index_select(0, near)[:, None]
+        shaded = 0.85 * colour.index_select(0, near)  # a soft shadow around the frame
+        colour.index_copy_(0, near, torch.where(inside > 0, torch.tensor(panel.frame), shaded))
         ids = (margin > 0.06).nonzero()[:, 0]
         colour[ids] = panel.surface.colour(along[ids] - panel.left, y[ids] - panel.bottom, blur[ids])
 
@@ -297,6 +298,11 @@ class Silhouette:
     height: float
     colour: Colour
     shift: float
+
+    @property
+    def around(self) -> float:
+        """Length of the horizon that it stands on, metres."""
+        return 2 * np.pi * self.distance
 
 
 @dataclass(frozen=True)
@@ -320,10 +326,11 @@ class Outdoors:
         normal = torch.zeros_like(unit)
         below = direction[:, 1] < -1e-3
         up, down = (~below).nonzero()[:, 0], below.nonzero()[:, 0]
-        colour[up] = self._sky(unit[up])
-        depth[down] = -origin[1] / direction[down, 1]
-        colour[down] = self._floor(origin, direction[down], depth[down], float(camera.K[0, 0, 0]))
-        normal[down, 1] = 1.0
+        colour.index_copy_(0, up, self._sky(unit.index_select(0, up)))
+        ahead = direction.index_select(0, down)
+        depth.index_copy_(0, down, floor := -origin[1] / ahead[:, 1])
+        colour.index_copy_(0, down, self._floor(origin, ahead, floor, float(camera.K[0, 0, 0])))
+        normal[:, 1] = below.float()
         for silhouette in self.silhouettes:
             self._stand(silhouette, origin, direction, unit, colour, depth, normal)
         return colour.view(*size, 3), depth.view(size), normal.view(*size, 3)
@@ -366,8 +373,8 @@ class Outdoors:
         ids = ((y > -0.05) & (y < what.height * 1.3) & (distance < depth)).nonzero()[:, 0]
         if not len(ids):
             return
-        around = torch.atan2(direction[ids, 0], direction[ids, 2]) * what.distance + what.shift  # metres along it
-        paint, top = _SILHOUETTES[what.kind](around, y[ids], what)
+        turn = torch.atan2(direction[ids, 0], direction[ids, 2]) / (2 * torch.pi) + 0.5
+        paint, top = _SILHOUETTES[what.kind](turn, y[ids], what)
         seen = y[ids] < top
         ids, paint = ids[seen], paint[seen]
         haze = min(0.75, what.distance / 260)
@@ -376,19 +383,20 @@ class Outdoors:
         normal[ids] = torch.stack([-unit[ids, 0] * 0.6, torch.full((len(ids),), 0.8), -unit[ids, 2] * 0.6], 1)
 
 
-def _hills(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
-    ridge = noise(around, torch.full_like(around, what.shift), what.distance * 3, smooth=True)
-    paint = torch.tensor(what.colour) * (0.8 + 0.4 * noise(around, y, 40.0, 1))[:, None]
+def _hills(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+    """A ridge. `turn` goes from 0 to 1 around the horizon, and what is drawn meets itself there."""
+    ridge = noise(2 * turn, torch.full_like(turn, what.shift), 1.0, smooth=True)
+    paint = torch.tensor(what.colour) * (0.8 + 0.4 * noise(30 * turn, y / 40, 1.0, 1))[:, None]
     return paint.clamp(0, 1), what.height * (0.25 + 0.75 * ridge)
 
 
-def _trees(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+def _trees(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
     """Crowns on trunks; a hedge where they stand close."""
-    step = 0.75 * what.height
-    cell = (around / step).floor()
+    place = turn * round(what.around / (0.75 * what.height))
+    cell = place.floor()
     grown = 0.65 + 0.35 * cell_noise(cell, cell + 5)
-    x = (around / step - cell - 0.5) * 2
-    leaves = noise(around, y, 0.9 * what.height, 1)
+    x = (place - cell - 0.5) * 2
+    leaves = noise(place + what.shift, y / (0.75 * what.height), 1.2, 1)
     radius = torch.sqrt(x**2 + ((y / (what.height * grown) - 0.6) / 0.42) ** 2)
     crown = radius < 0.72 + 0.75 * (leaves - 0.4)
     trunk = (x.abs() < 0.07) & (y < 0.4 * what.height)
@@ -397,14 +405,14 @@ def _trees(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]
     return paint.clamp(0, 1), torch.where(crown | trunk, torch.inf, -1.0)
 
 
-def _houses(around: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+def _houses(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
     """A row of fronts with windows; every front has a height and a tint of its own."""
-    width = 9.0
-    cell = (around / width).floor()
+    place = turn * round(what.around / 9)
+    cell = place.floor() + round(what.shift)
     top = what.height * (0.45 + 0.55 * cell_noise(cell, cell + 3))
     tint = torch.stack([cell_noise(cell + k, cell) for k in (1, 2, 3)], 1)
     front = torch.tensor(what.colour) * (0.75 + 0.5 * tint)
-    x, floor = around / 1.5, y / 3.0
+    x, floor = 6 * place, y / 3.0
     pane = ((x - x.floor() - 0.5).abs() < 0.27) & ((floor - floor.floor() - 0.5).abs() < 0.28) & (y < top - 0.8)
     lit = cell_noise(x.floor(), floor.floor())[:, None]
     paint = torch.where(pane[:, None], torch.tensor([0.25, 0.32, 0.4]) + 0.3 * lit, front)

@@ -1,4 +1,4 @@
-"""Hair and hats: a cap cut from the scalp along a hairline and lifted, and free shapes (falling hair, tails, buns, brims).
+"""Hair and hats: caps cut from the scalp and lifted off it, and free shapes (falling hair, tails, buns, peaks).
 
 Directions around the head are azimuths: 0 the face, pi/2 the left ear, pi the back. Heights are over the eyes' level.
 """
@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from course_lib.data.parts import PART_IDS
-from course_lib.data.person import Body, Garment, Person
+from course_lib.data.person import Body, Garment, Look, Person
 from course_lib.data.surfaces import (
     Builder,
     Piece,
@@ -165,35 +165,36 @@ def add_hair(builder: Builder, person: Person) -> None:
 
 def add_cap(builder: Builder, person: Person, style: Style, reference: Head, own: Head, hat: bool) -> None:
     """Hair on the scalp: thin at the hairline, full above it."""
-    look = person.look
     piece = scalp_piece(builder, [lambda p: above_hairline(p, reference, style) + 0.0005])
-    template = piece.base @ builder.template
+    template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
     above = above_hairline(template, reference, style)
-    normals = piece.base @ builder.shape.normals
-    points = piece.base @ builder.shape.vertices
-    height = smoothstep(0.0, 0.085, template[:, 1] - reference.eye_y)
-    volume = 0.7 + 0.6 * look.hair_volume
-    thickness = (style.side + (style.top - style.side) * height) * volume * smoothstep(0.001, 0.022 + style.side, above)
+    thickness = cap_thickness(person, style, template, above, reference)
+    if hat:
+        pressed = 0.004 + 0.02 * smoothstep(0.0, -0.02, template[:, 1] - reference.eye_y)
+        thickness = np.minimum(thickness, pressed)
+    moved = outward(piece.base @ builder.shape.vertices, normals, own) * thickness[:, None]
+    smooth = smoothing_matrix(piece.faces, len(above))
+    moved = smooth @ (smooth @ moved) + 0.0004 * normals
+    surface = Surface("hair", PART_IDS["Hair"], person.look, two_sided=True)
+    builder.add(piece, surface, moved.astype(np.float32), above[:, None])
+
+
+def cap_thickness(person: Person, style: Style, template: np.ndarray, above: np.ndarray, head: Head) -> np.ndarray:
+    """Thickness of a haircut (N,) in metres at template points (N, 3) that lie `above` (N,) the hairline."""
+    look, height = person.look, smoothstep(0.0, 0.085, template[:, 1] - head.eye_y)
+    thickness = style.side + (style.top - style.side) * height
+    thickness *= (0.7 + 0.6 * look.hair_volume) * smoothstep(0.001, 0.022 + style.side, above)
     if style.combed == "side":
-        thickness += (
-            0.010 * height * np.tanh(-(template[:, 0] + 0.04 * look.parting) * np.sign(look.parting or 1) / 0.03)
-        )
+        parted = -(template[:, 0] + 0.04 * look.parting) * np.sign(look.parting or 1)
+        thickness += 0.010 * height * np.tanh(parted / 0.03)
     if look.hair_style == "swept":
-        thickness += 0.012 * height * smoothstep(0.0, 0.09, template[:, 2] - reference.axis[1])
+        thickness += 0.012 * height * smoothstep(0.0, 0.09, template[:, 2] - head.axis[1])
     bumps = relief(template, person.seed, 0.018 if style.combed == "curls" else 0.03)
     thickness = (thickness + style.relief * bumps * smoothstep(0.0, 0.02, above)).clip(0.0)
     if style.hangs == "sheet":  # the falling hair lies over it
-        front = reference.azimuth(template)
-        covered = smoothstep(0.055, 0.03, template[:, 1] - reference.eye_y) * smoothstep(0.9, 1.2, np.abs(front))
-        thickness *= 1 - 0.6 * covered
-    if hat:
-        thickness = np.minimum(thickness, 0.004 + 0.02 * smoothstep(0.0, -0.02, template[:, 1] - reference.eye_y))
-    moved = outward(points, normals, own) * thickness[:, None]
-    smooth = smoothing_matrix(piece.faces, len(points))
-    moved = smooth @ (smooth @ moved) + 0.0004 * normals
-    builder.add(
-        piece, Surface("hair", PART_IDS["Hair"], look, two_sided=True), moved.astype(np.float32), above[:, None]
-    )
+        front = smoothstep(0.9, 1.2, np.abs(head.azimuth(template)))
+        thickness *= 1 - 0.6 * smoothstep(0.055, 0.03, template[:, 1] - head.eye_y) * front
+    return thickness
 
 
 def add_hat(builder: Builder, hat: Garment, reference: Head, own: Head) -> None:
@@ -262,54 +263,71 @@ def body_radius(builder: Builder, own: Head, azimuth: np.ndarray, heights: np.nd
     return np.max(np.where(level[:, None], reach, 0.0), axis=2)
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """Falling hair around a head: azimuth (columns,), `side` (columns,) its distance from the face, t (rows, 1) from
+    top to tip, and locks (columns,), noise that parts the sheet."""
+
+    azimuth: np.ndarray
+    side: np.ndarray
+    t: np.ndarray
+    locks: np.ndarray
+
+
 def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int = 24, columns: int = 84) -> None:
     """Hair that falls around the head from temple to temple: a bob, or long over back and chest."""
     look, rng = person.look, np.random.default_rng(person.seed)
-    opening = np.radians(66)
-    azimuth = np.linspace(opening, 2 * np.pi - opening, columns)
-    side = np.abs(np.angle(np.exp(1j * azimuth)))  # 0 front .. pi back
-    volume = 0.008 + 0.012 * look.hair_volume
-    top = own.eye_y + 0.072
-    skull = head_radius(builder, own, azimuth, -0.02, 0.07)
-    crown = head_radius(builder, own, azimuth, 0.068, 0.08)
-    if look.hair_style == "bob":
-        end = own.eye_y - 0.085 - 0.05 * look.hair_length
-        ends = np.full(columns, end) + 0.018 * np.cos(side)
-    else:
-        end = own.eye_y - 0.26 - 0.16 * look.hair_length
-        over_shoulder = np.exp(-(((np.degrees(side) - 98) / 14) ** 2))
-        ends = end + (own.eye_y - 0.17 - end) * over_shoulder + 0.03 * np.cos(side)
-    locks = smooth_noise(rng, columns, 3)
-    ends = ends + 0.009 * locks + rng.normal(0, 0.0035, columns)
-    t = np.linspace(0, 1, rows)[:, None]
-    y = top + (ends - top) * t  # (rows, columns)
-    below = (own.eye_y - 0.02 - y).clip(0)
-    down = smoothstep(0.072, 0.01, y - own.eye_y)
-    cap = STYLES[look.hair_style].top * (0.7 + 0.6 * look.hair_volume)  # come out from under it
-    lift = cap - 0.014 + (max(volume, cap) + 0.017 - cap) * smoothstep(0.074, 0.045, y - own.eye_y)
-    radius = crown + (skull - crown) * down**0.6 + lift
-    radius = radius - below * (0.18 + 0.1 * (side > 2)) + 0.0035 * locks * smoothstep(0.2, 0.8, t)
-    heights = np.linspace(y.min(), own.eye_y - 0.1, 16)
-    reach = body_radius(builder, own, azimuth, heights)
-    index = np.abs(y[..., None] - heights).argmin(-1)
-    needed = reach[index, np.arange(columns)] + 0.016
-    radius = np.maximum(radius, np.where(y < own.eye_y - 0.1, needed.clip(0, 0.17), 0))
-    radius = smooth_rows(radius)
-    if look.hair_style == "bob":
-        radius = radius - 0.012 * smoothstep(0.75, 1.0, t)  # ends turn in
-    if hat:
-        radius = np.where(y > own.eye_y - 0.01, np.minimum(radius, skull + 0.004), radius)
+    azimuth = np.linspace(np.radians(66), np.radians(294), columns)
+    side = np.abs(np.angle(np.exp(1j * azimuth)))
+    sheet = Sheet(azimuth, side, np.linspace(0, 1, rows)[:, None], smooth_noise(rng, columns, 3))
+    ends = sheet_ends(look, sheet, own) + rng.normal(0, 0.0035, columns)
+    y = own.eye_y + 0.072 + (ends - own.eye_y - 0.072) * sheet.t  # (rows, columns)
+    radius = sheet_radius(builder, look, sheet, own, y, hat, cloth_over(person))
     rest = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + own.axis[1]], -1).reshape(-1, 3)
-    where = rest + [
-        0,
-        0,
-        builder.template[scalp_mask(builder.body), 2].mean()
-        - builder.shape.vertices[scalp_mask(builder.body), 2].mean(),
-    ]
-    occlusion = 0.55 + 0.45 * smoothstep(0.0, 0.5, np.broadcast_to(t, y.shape)).ravel()
-    fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05), (1 - t + 0 * y).ravel()])
+    scalp = scalp_mask(builder.body)
+    forward = builder.template[scalp, 2].mean() - builder.shape.vertices[scalp, 2].mean()
+    t = np.broadcast_to(sheet.t, y.shape).ravel()
+    occlusion = 0.9 + 0.1 * t
+    fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05)])
     surface = Surface("hair", PART_IDS["Hair"], look, two_sided=True)
-    builder.add_free(rest, joint_weights(rest, builder), grid_faces(rows, columns), where, fields, surface)
+    faces, where = grid_faces(rows, columns), rest + [0, 0, forward]
+    builder.add_free(rest, joint_weights(rest, builder), faces, where, fields, surface)
+
+
+def sheet_ends(look: Look, sheet: Sheet, own: Head) -> np.ndarray:
+    """Heights (columns,) at which hair ends: a bob at the chin, long hair shorter on the shoulders."""
+    if look.hair_style == "bob":
+        return own.eye_y - 0.085 - 0.05 * look.hair_length + 0.018 * np.cos(sheet.side) + 0.009 * sheet.locks
+    end = own.eye_y - 0.26 - 0.16 * look.hair_length
+    over_shoulder = np.exp(-(((np.degrees(sheet.side) - 98) / 14) ** 2))
+    return end + (own.eye_y - 0.17 - end) * over_shoulder + 0.03 * np.cos(sheet.side) + 0.009 * sheet.locks
+
+
+def cloth_over(person: Person) -> float:
+    """Metres that clothes add around neck and shoulders."""
+    tops = [g for g in person.outfit.garments if g.kind in ("shirt", "jacket")]
+    return max((0.003 * g.layer + 0.012 * g.fit + 0.004 * (g.material == "wool") for g in tops), default=0.0)
+
+
+def sheet_radius(
+    builder: Builder, look: Look, sheet: Sheet, own: Head, y: np.ndarray, hat: bool, cloth: float
+) -> np.ndarray:
+    """How far falling hair is from the head's axis (rows, columns): out from under the cap, clear of neck and back."""
+    skull = head_radius(builder, own, sheet.azimuth, -0.02, 0.07)
+    crown = head_radius(builder, own, sheet.azimuth, 0.068, 0.08)
+    height, volume = y - own.eye_y, 0.008 + 0.012 * look.hair_volume
+    cap = STYLES[look.hair_style].top * (0.7 + 0.6 * look.hair_volume)
+    lift = cap - 0.014 + (max(volume, cap) + 0.017 - cap) * smoothstep(0.074, 0.045, height)
+    radius = crown + (skull - crown) * smoothstep(0.072, 0.01, height) ** 0.6 + lift
+    radius -= (-0.02 - height).clip(0) * (0.18 + 0.1 * (sheet.side > 2))
+    radius += 0.0035 * sheet.locks * smoothstep(0.2, 0.8, sheet.t)
+    levels = np.linspace(y.min(), own.eye_y - 0.1, 16)
+    nearest = np.abs(y[..., None] - levels).argmin(-1)
+    reach = body_radius(builder, own, sheet.azimuth, levels)[nearest, np.arange(y.shape[1])] + 0.012 + cloth
+    radius = smooth_rows(np.maximum(radius, np.where(height < -0.1, reach.clip(0, 0.19), 0)))
+    if look.hair_style == "bob":
+        radius = radius - 0.012 * smoothstep(0.75, 1.0, sheet.t)  # ends turn in
+    return np.where(height > 0.018, np.minimum(radius, skull + 0.004), radius) if hat else radius
 
 
 def smooth_noise(rng: np.random.Generator, count: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Keypoints in the formats of the papers' data sets: fixed means of a body's vertices, and what the camera sees of them.
+"""Keypoints in the formats of the papers' data sets: fixed means of a body's vertices, and which of them are seen.
 
 `FORMATS` gives the names of each format: coco17, h36m17, lsp14, smpl24, wholebody133, sapiens308. The open body's pack
 holds a regressor for each; points that the body lacks are marked by `available`. Other body files (COURSE_BODY) know
@@ -73,7 +73,7 @@ def available(name: str) -> np.ndarray:
 
 
 def keypoints(vertices: Tensor, name: str) -> Tensor:
-    """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero. Differentiable."""
+    """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero."""
     row, column, value = (entry.to(vertices.device) for entry in regressor(name))
     count = len(load_body().model.template)
     if vertices.ndim != 3 or vertices.shape[1] != count:

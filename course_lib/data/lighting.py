@@ -1,4 +1,4 @@
-"""Light: a key light that casts shadows, a hemisphere of sky and ground, point lights that fill; and how surfaces answer.
+"""Light: a key light that casts shadows, sky and ground all around, lamps that fill; and how surfaces answer.
 
 All colours here are linear (proportional to light), never the gamma-coded values of a picture. Vectors are in the world
 (y up, metres).
@@ -169,7 +169,7 @@ def ambient(lights: Lights, normals: Tensor) -> Tensor:
 
 
 def wrapped(cosine: Tensor, wrap: Tensor) -> Tensor:
-    """Lambert's cosine (N,) that reaches around the edge by `wrap` (3,), one amount a colour: light through skin. (N, 3)."""
+    """Lambert's cosine (N,) that reaches around the edge by `wrap` (3,) or (N, 3), for light through skin: (N, 3)."""
     return ((cosine[:, None] + wrap) / (1 + wrap)).clamp(min=0)
 
 

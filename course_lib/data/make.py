@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from course_lib.data import shards
-from course_lib.data.keypoints import check_format
+from course_lib.data.keypoints import FORMATS, check_format
 from course_lib.data.schema import validate
 from course_lib.data.sequences import check_motion
 from course_lib.data.worlds import WORLDS, render_samples, sample_scene, world_named
@@ -91,8 +91,7 @@ def make_settings(
 ) -> Settings:
     """Checked settings. ValueError (UnknownWorld for the world) with what to do."""
     world_named(world, split)
-    for name in formats:
-        check_format(name)
+    formats = tuple(check_format(name) for name in formats or FORMATS)
     height, width = (size, size) if isinstance(size, int) else size
     if min(count, height, width, views, frames, supersample) < 1 or seed < 0:
         raise ValueError("count, size, views, frames and supersample must be at least 1, and seed at least 0")
@@ -105,10 +104,10 @@ def make_settings(
         )
     motion = check_motion(motion or ("still" if frames == 1 else "walking"))
     scenes = count // per_scene
-    per_shard = scenes_per_shard or max(1, min(-(-200 // per_scene), -(-scenes // 4)))
+    per_shard = scenes_per_shard or max(1, min(-(-240 // per_scene), -(-scenes // 4)))
     body = body_file().name
     return Settings(
-        world, split, count, (height, width), seed, views, frames, motion, tuple(formats), supersample, per_shard, body
+        world, split, count, (height, width), seed, views, frames, motion, formats, supersample, per_shard, body
     )
 
 
@@ -275,7 +274,9 @@ def make(
         missing = adopt(out, manifest, settings)
         shards.write_manifest(out, manifest)
         done = sum(entry["samples"] for entry in manifest["shards"].values())
-        with tqdm(total=count, initial=done, unit="picture", desc=f"{world}/{split}", disable=not progress) as bar:
+        with tqdm(
+            total=count, initial=done, unit="picture", desc=f"{world}/{split}", disable=not progress, mininterval=0.5
+        ) as bar:
             _make_missing(out, settings, manifest, missing, workers, bar)
         shards.write_manifest(out, manifest | {"complete": True})
     return out
@@ -307,8 +308,7 @@ def _finish(out: Path, manifest: dict, name: str, entry: dict, bar: tqdm) -> Non
     """Notes a whole shard in the manifest at once, so that nothing is lost if the next second is the last."""
     manifest["shards"][name] = entry
     shards.write_manifest(out, manifest)
-    bar.n = max(bar.n, sum(e["samples"] for e in manifest["shards"].values()))
-    bar.refresh()
+    bar.update(max(0, sum(e["samples"] for e in manifest["shards"].values()) - bar.n))
 
 
 def _make_in_workers(
@@ -321,8 +321,7 @@ def _make_in_workers(
         waiting = {pool.submit(make_shard, settings, number, str(out)) for number in missing}
         while waiting:
             finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            bar.n = done + counter.value
-            bar.refresh()
+            bar.update(max(0, done + counter.value - bar.n))
             _collect(out, manifest, finished, bar)
     except BaseException:  # Ctrl-C too: stop the workers now, their half shards are under other names
         _terminate(pool)

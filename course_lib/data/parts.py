@@ -1,4 +1,4 @@
-"""The 28 body-part classes of Sapiens (Khirodkar et al. 2024, §4.2; its released class order), with colours and mirror pairs."""
+"""The 28 body-part classes of Sapiens (Khirodkar et al. 2024, its released order), with colours and mirror pairs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Who someone is: a body shape, a look (skin, eyes, hair) and an outfit, all drawn from one seed; and how they are posed.
+"""Who someone is: a body shape, a look (skin, eyes, hair) and an outfit, drawn from one seed; and how they are posed.
 
 A `Person` is plain, frozen data. Change one with `dataclasses.replace(person, pose=..., translation=...)`.
 Colours are RGB in [0, 1] as seen on a screen (gamma-coded).
@@ -51,8 +51,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Garment:
-    """One piece of clothing. Lengths are in limb units: sleeve 0 shoulder, 1 elbow, 2 wrist; hem -1 neck, 0 hip, 1 knee,
-    2 ankle. `fit` goes from 0 (tight) to 1 (wide); outer garments have a higher `layer`."""
+    """One piece of clothing. Lengths are in limb units: sleeve 0 shoulder, 1 elbow, 2 wrist; hem -1 neck, 0 hip,
+    1 knee, 2 ankle. `fit` goes from 0 (tight) to 1 (wide); outer garments have a higher `layer`."""
 
     kind: str  # shirt, jacket, trousers, skirt, sock, shoe, belt, cap, beanie
     part: str  # its class among parts.PART_NAMES; for socks and shoes without the side
@@ -106,7 +106,7 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """A body model and, for the open body, its asset pack (None for other files), with what posing people needs at hand:
+    """A body model and, for the open body, its asset pack (None for other files), with what posing people needs:
     shapes (K, 3V) and actions (52, 3V) a direction a row, their joints (K, 3J), correctives (3V, 486) sparse."""
 
     model: BodyModel
@@ -119,7 +119,7 @@ class Body:
 
 
 def load_body(path: str | Path | None = None) -> Body:
-    """Read the body file once per process: COURSE_BODY's, else the open body with its pack of clothes, hair and labels."""
+    """Read the body file once per process: COURSE_BODY's, else the open body with its asset pack."""
     return _load_body(str(path or body_file()))
 
 
@@ -294,12 +294,8 @@ def sample_look(rng: np.random.Generator, female: float, age: float) -> Look:
     is_female = rng.random() < np.clip((female - 0.5) * 2.4 + 0.5, 0.03, 0.97)
     style = sample_hair_style(rng, is_female, age, tone)
     makeup = float(rng.random() < 0.45) * rng.uniform(0.3, 1) if is_female else 0.0
-    lips = np.asarray(blend(_SKINS, tone, 1))
-    if makeup > 0.6:
-        lips = lips * 0.45 + 0.55 * np.array([(0.72, 0.12, 0.18), (0.78, 0.3, 0.35), (0.5, 0.12, 0.2)][rng.integers(3)])
     natural = sample_hair_colour(rng, age, tone)
-    dyed = rng.random() < (0.08 if is_female else 0.03)
-    hair = jitter(rng, _DYES[rng.integers(len(_DYES))], 0.06) if dyed else natural
+    hair = sample_dye(rng, natural, 0.08 if is_female else 0.03)
     return Look(
         female=1.0 if is_female else 0.0,
         age=age,
@@ -307,7 +303,7 @@ def sample_look(rng: np.random.Generator, female: float, age: float) -> Look:
         blush=float(rng.uniform(0.3, 1.0)),
         freckles=float(rng.uniform(0.3, 1.0)) if tone < 3 and rng.random() < 0.25 else 0.0,
         makeup=makeup,
-        lips=tuple(float(v) for v in lips),
+        lips=sample_lips(rng, blend(_SKINS, tone, 1), makeup),
         iris=jitter(rng, _IRISES[choose(rng, iris_table(tone))], 0.08),
         brows=float(rng.uniform(0.35, 0.7) if is_female else rng.uniform(0.5, 1.0)),
         beard=0.0 if is_female else float(rng.choice([0.0, 0.15, 0.4, 0.7, 1.0], p=[0.3, 0.2, 0.2, 0.12, 0.18])),
@@ -320,6 +316,19 @@ def sample_look(rng: np.random.Generator, female: float, age: float) -> Look:
         hair_volume=float(rng.uniform(0.2, 1)),
         parting=float(rng.choice([-0.6, 0.0, 0.6])),
     )
+
+
+def sample_lips(rng: np.random.Generator, natural: Colour, makeup: float) -> Colour:
+    """Natural lips, or lipstick over them."""
+    if makeup <= 0.6:
+        return natural
+    stick = [(0.72, 0.12, 0.18), (0.78, 0.3, 0.35), (0.5, 0.12, 0.2)][rng.integers(3)]
+    return tuple(float(0.45 * a + 0.55 * b) for a, b in zip(natural, stick, strict=True))
+
+
+def sample_dye(rng: np.random.Generator, natural: Colour, chance: float) -> Colour:
+    """The natural colour of hair, or with some chance a dye."""
+    return jitter(rng, _DYES[rng.integers(len(_DYES))], 0.06) if rng.random() < chance else natural
 
 
 def iris_table(tone: float) -> dict[str, float]:
@@ -421,72 +430,72 @@ def sample_outfit(rng: np.random.Generator, look: Look) -> Outfit:
     return Outfit(tuple(garments))
 
 
+# fit, material, pattern, details of what covers the legs
+_LOWERS = {
+    "jeans": ((0.2, 0.7), "denim", "denim", ("seam", "pockets")),
+    "chinos": ((0.35, 0.75), "cotton", "plain", ("pockets",)),
+    "joggers": ((0.4, 0.75), "wool", "heather", ("stripe", "cuffs")),
+    "shorts": ((0.4, 1.0), "cotton", "plain", ("pockets",)),
+    "camo": ((0.5, 0.9), "cotton", "camo", ("pockets",)),
+    "suit": ((0.35, 0.6), "cotton", "pinstripes", ("pockets",)),
+    "leggings": ((0.0, 0.05), "silk", "plain", ()),
+    "wide": ((0.9, 1.0), "cotton", "plain", ("pockets",)),
+}
+_SECONDS = {"camo": (0.20, 0.22, 0.15), "pinstripes": (0.7, 0.7, 0.72)}
+
+
 def sample_lower(rng: np.random.Generator, women: bool) -> Garment:
     """Jeans, trousers, shorts; for women also leggings and skirts."""
     table = {"jeans": 1.0, "chinos": 0.8, "joggers": 0.45, "shorts": 0.55, "camo": 0.12, "suit": 0.35}
-    if women:
-        table |= {"skirt": 0.75, "leggings": 0.35, "wide": 0.4}
-    kind = choose(rng, table)
+    kind = choose(rng, table | ({"skirt": 0.75, "leggings": 0.35, "wide": 0.4} if women else {}))
     waist = float(rng.uniform(-0.26, -0.16))
-    common = {"part": "Lower_Clothing", "waist": waist, "layer": 2}
     if kind == "skirt":
-        prints = sample_print(rng, {"plain": 4, "checks": 1, "dots": 0.8, "stripes": 0.6, "gradient": 0.5})
-        hem = float(rng.choice([0.72, 0.95, 1.25, 1.6]) + rng.normal(0, 0.06))
-        return Garment("skirt", hem=hem, fit=float(rng.uniform(0.0, 1)), material="cotton", **prints, **common)
-    hem = (
-        float(rng.uniform(0.5, 1.05)) if kind == "shorts" else float(rng.choice([1.9, 2.0, 1.78], p=[0.5, 0.35, 0.15]))
-    )
-    fit = {"leggings": 0.0, "jeans": rng.uniform(0.2, 0.7), "wide": 1.0, "shorts": rng.uniform(0.4, 1.0)}.get(
-        kind, rng.uniform(0.35, 0.75)
-    )
-    material = {"jeans": "denim", "leggings": "silk", "joggers": "wool"}.get(kind, "cotton")
-    colour = _DENIMS[rng.integers(len(_DENIMS))] if kind == "jeans" else _NEUTRALS[rng.integers(len(_NEUTRALS))]
-    if kind in ("shorts", "wide", "leggings"):
-        colour = sample_colour(rng, 0.4)
-    pattern = {"jeans": "denim", "camo": "camo", "joggers": "heather"}.get(kind, "plain")
-    pattern = "pinstripes" if kind == "suit" and rng.random() < 0.4 else pattern
-    details = {"jeans": ("seam", "pockets", "fly"), "joggers": ("stripe", "cuffs")}.get(kind, ("pockets", "crease"))
-    second = {"camo": (0.20, 0.22, 0.15), "pinstripes": (0.7, 0.7, 0.72)}.get(pattern, (0.9, 0.9, 0.88))
-    scale = {"camo": 0.11, "pinstripes": 0.022}.get(pattern, 0.05)
-    details = () if kind == "leggings" else details
+        return sample_skirt(rng, waist)
+    fit, material, pattern, details = _LOWERS[kind]
+    plain = sample_colour(rng, 0.4 if kind in ("shorts", "wide", "leggings") else 0.0)
+    colour = jitter(rng, _DENIMS[rng.integers(len(_DENIMS))], 0.06) if kind == "jeans" else plain
+    long = float(rng.choice([1.9, 2.0, 1.78], p=[0.5, 0.35, 0.15]))
     return Garment(
-        "trousers", colour=jitter(rng, colour, 0.06), colour2=second, pattern=pattern, scale=scale, material=material,
-        hem=hem, fit=float(fit), details=details, **common,
+        "trousers", "Lower_Clothing", colour, _SECONDS.get(pattern, (0.9, 0.9, 0.88)), pattern,
+        scale={"camo": 0.11, "pinstripes": 0.022}.get(pattern, 0.05), material=material, details=details, layer=2,
+        hem=float(rng.uniform(0.5, 1.05)) if kind == "shorts" else long, waist=waist, fit=float(rng.uniform(*fit)),
     )  # fmt: skip
+
+
+def sample_skirt(rng: np.random.Generator, waist: float) -> Garment:
+    """From above the knee to the calf, straight or flared."""
+    prints = sample_print(rng, {"plain": 4, "checks": 1, "dots": 0.8, "stripes": 0.6, "gradient": 0.5})
+    hem, fit = float(rng.choice([0.72, 0.95, 1.25, 1.6]) + rng.normal(0, 0.06)), float(rng.uniform(0.0, 1))
+    return Garment("skirt", "Lower_Clothing", hem=hem, fit=fit, waist=waist, layer=2, **prints)
+
+
+# sleeve, fit, material, details and necks of tops
+_TOPS = {
+    "tee": ((0.45, 0.85), (0.2, 0.85), "cotton", ("cuffs",), ("crew", "crew", "v")),
+    "long": ((1.5, 1.97), (0.2, 0.8), "cotton", ("cuffs",), ("crew", "crew", "turtle")),
+    "jumper": ((1.85, 1.97), (0.5, 1.0), "wool", ("cuffs", "ribs"), ("crew", "crew", "turtle", "v")),
+    "shirt": ((1.85, 1.97), (0.25, 0.85), "cotton", ("buttons", "cuffs"), ("collar",)),
+    "polo": ((0.5, 0.8), (0.3, 0.8), "cotton", ("placket",), ("collar",)),
+    "tank": ((-0.12, -0.1), (0.1, 0.4), "cotton", ("cuffs",), ("scoop",)),
+    "crop": ((0.3, 0.7), (0.2, 0.6), "cotton", ("cuffs",), ("crew", "scoop")),
+    "blouse": ((0.6, 1.97), (0.3, 0.9), "silk", ("cuffs",), ("v", "scoop")),
+}
 
 
 def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[Garment]:
     """One top, sometimes with an open jacket over it."""
     table = {"tee": 1.5, "long": 0.8, "jumper": 0.8, "shirt": 0.8, "polo": 0.35, "tank": 0.25}
     kind = choose(rng, table | ({"crop": 0.35, "blouse": 0.5, "tank": 0.5} if women else {}))
-    prints = sample_print(rng, _PRINTS)
-    sleeve = {
-        "tank": -0.12,
-        "tee": rng.uniform(0.45, 0.85),
-        "polo": rng.uniform(0.5, 0.8),
-        "crop": rng.uniform(-0.1, 0.6),
-    }
-    necks = {"tee": {"crew": 2, "v": 1}, "long": {"crew": 2, "turtle": 1}, "jumper": {"crew": 2, "turtle": 1, "v": 1}}
-    necks |= {"tank": {"scoop": 1}, "shirt": {"collar": 1}, "polo": {"collar": 1}, "blouse": {"v": 1, "scoop": 1}}
+    sleeve, fit, material, details, necks = _TOPS[kind]
     tucked = kind in ("shirt", "blouse", "tee", "long") and rng.random() < (0.4 if lower.kind == "skirt" else 0.22)
-    details = {"shirt": ("buttons", "cuffs"), "polo": ("placket",), "jumper": ("cuffs", "ribs")}.get(kind, ("cuffs",))
+    hem = rng.uniform(-0.42, -0.3) if kind == "crop" else rng.uniform(0.0, 0.22)
     top = Garment(
-        "shirt",
-        "Upper_Clothing",
-        sleeve=float(sleeve.get(kind, rng.choice([1.95, 1.55, 1.9]))),
-        hem=float({"crop": rng.uniform(-0.42, -0.3)}.get(kind, rng.uniform(0.0, 0.22))),
-        neck=choose(rng, necks.get(kind, {"crew": 1, "scoop": 0.6})),
-        fit=float({"jumper": rng.uniform(0.5, 1), "tank": rng.uniform(0.1, 0.4)}.get(kind, rng.uniform(0.2, 0.85))),
-        material={"jumper": "wool", "blouse": "silk"}.get(kind, "cotton"),
-        layer=1 if tucked else 3,
-        tucked=tucked,
-        waist=lower.waist,
-        details=details,
-        **prints,
-    )
-    if rng.random() > 0.2 or kind in ("jumper", "crop"):
-        return [top]
-    return [top, sample_jacket(rng, top)]
+        "shirt", "Upper_Clothing", **sample_print(rng, _PRINTS), material=material, sleeve=float(rng.uniform(*sleeve)),
+        hem=float(hem), neck=str(rng.choice(necks)), fit=float(rng.uniform(*fit)), layer=1 if tucked else 3,
+        tucked=tucked, waist=lower.waist, details=details,
+    )  # fmt: skip
+    jacket = rng.random() < 0.2 and kind not in ("jumper", "crop")
+    return [top, sample_jacket(rng, top)] if jacket else [top]
 
 
 def sample_jacket(rng: np.random.Generator, top: Garment) -> Garment:

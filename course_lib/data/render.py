@@ -14,17 +14,18 @@ from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import rasterize
-from course_lib.data.appearance import Paint, Samples, paint_surface
+from course_lib.data.appearance import paint_surface
 from course_lib.data.lighting import Lights, ShadowMap, shadow_map, to_linear
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
 from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh
+from course_lib.data.texture import Paint, Samples
 from course_lib.data.wardrobe import dress
 
 
 class Background(Protocol):
-    """What stands behind people: colours (H, W, 3) as seen on a screen, depth (H, W) in metres (inf: sky, shown as it is),
+    """What stands behind people: colours (H, W, 3) as on a screen, depth (H, W) in metres (inf: sky, shown as it is),
     world normals (H, W, 3)."""
 
     def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]: ...
@@ -46,7 +47,7 @@ _SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
 @dataclass
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 9 = rest + fields), classes (N, 14),
-    turns (N, 9), faces (F, 3), outward (F, 3) normals of the faces, twice their area long, surface (F,) into `surfaces`;
+    turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
     owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
@@ -138,8 +139,8 @@ def scaled(camera: Camera, factor: int) -> Camera:
 
 @dataclass
 class Hits:
-    """Covered pixels (n,) and their S samples (n, S): whether covered, the face, its surface, the depth; place (n, S) is the
-    sample's place among all barycentrics (S H W, 3)."""
+    """Covered pixels (n,) and their S samples (n, S): whether covered, the face, its surface, the depth; place (n, S)
+    is the sample's place among all barycentrics (S H W, 3)."""
 
     pixel: Tensor
     covered: Tensor
@@ -187,8 +188,8 @@ def blend_corners(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
 
 @dataclass
 class Points:
-    """Samples to be coloured, sorted by surface: corners (M, 3), barycentric (M, 3), depth (M,), inside (M,) where the inner
-    side is seen, and the stretch of rows of each surface."""
+    """Samples to be coloured, sorted by surface: corners (M, 3), barycentric (M, 3), depth (M,), inside (M,) where
+    the inner side is seen, and the stretch of rows of each surface."""
 
     corners: Tensor
     barycentric: Tensor
@@ -209,7 +210,7 @@ class Shaded:
 def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
     """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
 
-    Returns the results (M rows), the row (n, S) of each sample, the pixel (M,) and the number of samples (M,) of each row.
+    Returns the results (M rows), the row (n, S) of each sample, each row's pixel (M,) and number of samples (M,).
     """
     count, samples = hits.surface.shape
     own = torch.arange(samples).expand(count, samples)
@@ -298,8 +299,8 @@ def render_scene(
 ) -> dict[str, np.ndarray]:
     """Draw people with their labels, as numpy arrays.
 
-    image (H, W, 3) float32 in [0, 1]; alpha (H, W) share of a pixel covered by people; depth (H, W) metres of people and
-    objects, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0 outside;
+    image (H, W, 3) float32 in [0, 1]; alpha (H, W) share of a pixel that people cover; depth (H, W) metres, of people
+    and objects, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0 outside;
     parts (H, W) uint8, instances (H, W) uint8: 0 none, 1.. people in the order given. A pixel is labelled when people
     cover half of it. Without a background the picture is black behind people. `every_sample` colours each of the
     supersample^2 samples of a pixel on its own, instead of once a pixel and surface.
@@ -308,18 +309,32 @@ def render_scene(
         raise ValueError("nothing to draw: give people, objects or a background")
     if posed is None and people:
         posed = pose_people(people)
-    colour, behind, normal = empty_background(size) if background is None else background.render(camera, size)
     joints = posed.joints if people else torch.zeros(0, 55, 3)
+    colour, behind, normal = empty_background(size) if background is None else background.render(camera, size)
     if not people and not objects:
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
     shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints)
+    return draw(scene, backdrop, behind, camera, lights, shadow, supersample, every_sample)
+
+
+def draw(
+    scene: Scene,
+    backdrop: Tensor,
+    behind: Tensor,
+    camera: Camera,
+    lights: Lights,
+    shadow: ShadowMap,
+    factor: int,
+    every: bool,
+) -> dict[str, np.ndarray]:
+    """Draw a scene over a backdrop (H, W, 3) whose depth is `behind` (H, W)."""
     front = scene.front(camera)
-    hits = visible_samples(scene, front, camera, supersample, behind)
+    hits = visible_samples(scene, front, camera, factor, behind)
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
-    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
+    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every)
     average_into(backdrop.view(-1, 3), hits, shaded, pixel, number)
     return finish(backdrop, behind, pick_labels(hits, shaded, row, scene.owner, camera), hits.pixel)
 
@@ -330,7 +345,7 @@ def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def average_into(image: Tensor, hits: Hits, shaded: Shaded, pixel: Tensor, number: Tensor) -> None:
-    """Put the samples' colours over a picture (H W, 3) in place: `number` (M,) of a pixel's samples have each colour."""
+    """Put colours over a picture (H W, 3) in place: `number` (M,) of a pixel's samples have each colour."""
     share = hits.covered.float().mean(1, keepdim=True)
     image[hits.pixel] *= 1 - share
     image.index_add_(0, pixel, shaded.colour * (number / hits.covered.shape[1])[:, None])

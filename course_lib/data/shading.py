@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
-from course_lib.data.appearance import Paint
 from course_lib.data.lighting import (
     Lights,
     ShadowMap,
@@ -16,6 +15,7 @@ from course_lib.data.lighting import (
     tone_map,
     wrapped,
 )
+from course_lib.data.texture import Paint
 
 _FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
 
@@ -60,7 +60,7 @@ def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
 
 
 def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
-    """Two highlights of strands: a white one, and a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
+    """Two highlights of strands: a white one, a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
     tangent, strand, colour = paint.tangent[rows], paint.strand[rows], paint.albedo[rows]
     towards = sun.expand_as(tangent)
     above = ramp_sun(paint.normal[rows] @ sun)

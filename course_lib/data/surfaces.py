@@ -4,8 +4,9 @@ A cut splits triangles along the zero line of a function, so its edge is a smoot
 weighted mean of body vertices: it moves with every shape and pose.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import scipy.sparse as sparse
@@ -53,7 +54,7 @@ def renumber(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_edges(faces: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Faces that a cut crosses -> corners with the one that is alone on its side first (M, 3), and whether it is inside."""
+    """Faces that a cut crosses -> corners (M, 3), the one alone on its side first, and whether that one is inside."""
     flags = inside[faces]  # (M, 3)
     alone_inside = flags.sum(1) == 1
     alone = np.argmax(flags == alone_inside[:, None], axis=1)
@@ -61,8 +62,10 @@ def split_edges(faces: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.n
     return np.take_along_axis(faces, order, 1), alone_inside
 
 
-def cut(piece: Piece, values: np.ndarray) -> Piece:
-    """Keep the side of a piece where values (N,) > 0, in metres; triangles are split along the zero line."""
+def cut(piece: Piece, values: np.ndarray, crossing: Callable[[np.ndarray], np.ndarray] | None = None) -> Piece:
+    """Keep the side of a piece where values (N,) > 0, in metres; triangles are split along the zero line.
+
+    Where an edge crosses is found by interpolating values, or by crossing(edges (E, 2)) -> shares (E,) of the way."""
     inside = values > 0
     count = inside[piece.faces].sum(1)
     if (count == 3).all():
@@ -77,18 +80,33 @@ def cut(piece: Piece, values: np.ndarray) -> Piece:
     pair = np.concatenate([np.stack([p, b, c], 1), np.stack([p, c, q], 1)])[np.tile(~alone_inside, 2)]
     faces = np.concatenate([piece.faces[count == 3], lone, pair])
     low, high = values[edges[:, 0]], values[edges[:, 1]]
-    share = (low / (low - high)).clip(0.001, 0.999).astype(np.float32)[:, None]
+    share = low / (low - high) if crossing is None else crossing(edges)
+    share = share.clip(0.001, 0.999).astype(np.float32)[:, None]
     fresh = piece.base[edges[:, 0]].multiply(1 - share) + piece.base[edges[:, 1]].multiply(share)
     base = sparse.vstack([piece.base, fresh], format="csr")
     hem = np.concatenate([np.minimum(piece.hem, np.abs(values)), np.zeros(len(edges))]).astype(np.float32)
     return Piece(base, faces, hem).compact()
 
 
-def cut_all(piece: Piece, template: np.ndarray, fields) -> Piece:
+def cut_all(piece: Piece, template: np.ndarray, fields: list[Callable[[np.ndarray], np.ndarray]]) -> Piece:
     """Cut one function after the other; each maps template points (N, 3) to metres (N,)."""
     for function in fields:
-        piece = cut(piece, function(piece.base @ template))
+        points = piece.base @ template
+        piece = cut(piece, function(points), partial(find_zero, function, points))
     return piece
+
+
+def find_zero(function, points: np.ndarray, edges: np.ndarray, steps: int = 3) -> np.ndarray:
+    """Share (E,) of the way along edges (E, 2) of points (N, 3) where a function changes its sign (Illinois method)."""
+    start, end = points[edges[:, 0]], points[edges[:, 1]]
+    left, right, low, high = np.zeros(len(edges)), np.ones(len(edges)), function(start), function(end)
+    for _ in range(steps):
+        share = left + (right - left) * low / (low - high)
+        middle = function(start + share[:, None] * (end - start))
+        same = (middle > 0) == (low > 0)
+        left, low, high = np.where(same, share, left), np.where(same, middle, low / 2), np.where(same, high / 2, middle)
+        right = np.where(same, right, share)
+    return left + (right - left) * low / (low - high)
 
 
 def boundary(piece: Piece) -> np.ndarray:
@@ -195,8 +213,8 @@ def mesh_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Surface:
-    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, lash, hair, cloth; part: its class, or None where
-    skin decides by its joints; style: the Look or Garment that colours it."""
+    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, hair, tail, cloth; part: its class, or None
+    where skin decides by its joints; style: the Look or Garment that colours it."""
 
     kind: str
     part: int | None
@@ -208,8 +226,8 @@ class Surface:
 class DressedMesh:
     """One dressed person, ready to be posed. base (N, V) sparse; displacement (N, 3) in rest axes; weights (N, 55);
     `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
-    fields (N, 6): hem distance, ambient occlusion, and four for the surface's own use; classes (N, 14) says for skin how
-    much each of SKIN_CLASSES moves it."""
+    fields (N, 6): hem distance, ambient occlusion, and four for the surface's own use; classes (N, 14) says for skin
+    how much each of SKIN_CLASSES moves it."""
 
     base: Tensor
     displacement: Tensor
@@ -223,6 +241,7 @@ class DressedMesh:
     surfaces: list[Surface]
     fans: sparse.csr_matrix  # (N, F): the faces around each vertex
     skirt: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    leg_radii: tuple[float, float, float] = (0.09, 0.07, 0.06)  # metres at hip, knee and ankle, for the skirt's sake
 
 
 class Builder:
@@ -259,10 +278,10 @@ class Builder:
     ):
         """Vertices of our own: rest (N, 3) on this body, skinned by weights (N, 55); where (N, 3) colours them."""
         n = len(rest)
+        base = sparse.csr_matrix((n, len(self.template)), dtype=np.float32)
         values = {
-            "base": sparse.csr_matrix((n, len(self.template)), dtype=np.float32), "displacement": rest, "weights": weights,
-            "free": np.ones(n), "faces": faces + self.count, "surface": np.full(len(faces), len(self.surfaces)),
-            "rest": where, "fields": fields,
+            "base": base, "displacement": rest, "weights": weights, "free": np.ones(n), "faces": faces + self.count,
+            "surface": np.full(len(faces), len(self.surfaces)), "rest": where, "fields": fields,
         }  # fmt: skip
         self._append(values, surface, n)
 
@@ -285,8 +304,29 @@ class Builder:
         fans = face_fans(arrays["faces"], self.count)
         classes = tensors["weights"] @ torch.from_numpy(class_matrix())
         return DressedMesh(
-            base=to_torch(base), **tensors, classes=classes, surfaces=self.surfaces, fans=fans, skirt=skirt
+            base=to_torch(base),
+            **tensors,
+            classes=classes,
+            surfaces=self.surfaces,
+            fans=fans,
+            skirt=skirt,
+            leg_radii=leg_radii(self.shape),
         )
+
+
+def leg_radii(shape: Shape, room: float = 0.012) -> tuple[float, float, float]:
+    """How thick the left leg of a body at rest is around thigh, knee and shin, with room for a lining, in metres."""
+    hip, knee, ankle = (shape.joints[JOINT[f"left_{n}"]] for n in ("hip", "knee", "ankle"))
+    radii = []
+    for start, end, share in ((hip, knee, 0.4), (hip, knee, 0.95), (knee, ankle, 0.35)):
+        centre = start + share * (end - start)
+        away = shape.vertices - centre
+        ring = (np.abs(away[:, 1]) < 0.03) & (shape.vertices[:, 0] > 0.01) & (np.abs(away[:, 0]) < 0.2)
+        ring &= np.abs(shape.normals).sum(1) > 0
+        radii.append(
+            float(np.percentile(np.linalg.norm(away[ring][:, [0, 2]], axis=1), 80)) + room if ring.any() else 0.08
+        )
+    return tuple(radii)
 
 
 @lru_cache(maxsize=1)
@@ -303,7 +343,7 @@ def face_fans(faces: np.ndarray, count: int) -> sparse.csr_matrix:
 
 
 def to_torch(matrix: sparse.csr_matrix) -> Tensor:
-    """A scipy sparse matrix as rows padded to the widest: ids (N, K) and weights (N, K) in one (2, N, K) float tensor."""
+    """A sparse matrix as rows padded to the widest: ids (N, K) and weights (N, K) in one (2, N, K) float tensor."""
     counts = np.diff(matrix.indptr)
     width = max(1, int(counts.max(initial=1)))
     ids, weights = np.zeros((len(counts), width), np.float32), np.zeros((len(counts), width), np.float32)
@@ -359,16 +399,16 @@ def pose_mesh(mesh: DressedMesh, posed: PosedPeople, index: int) -> PosedMesh:
     vertices += (turns * mesh.displacement[:, None]).sum(-1)
     vertices += mesh.free[:, None] * blended[..., 3]
     if len(mesh.skirt):
-        vertices[mesh.skirt] = clear_legs(vertices[mesh.skirt], posed.joints[index])
+        vertices[mesh.skirt] = clear_legs(vertices[mesh.skirt], posed.joints[index], mesh.leg_radii)
     return PosedMesh(vertices, turns)
 
 
-def clear_legs(points: Tensor, joints: Tensor) -> Tensor:
-    """Push points (N, 3) out of capsules around thighs and shins."""
+def clear_legs(points: Tensor, joints: Tensor, radii: tuple[float, float, float]) -> Tensor:
+    """Push points (N, 3) out of capsules around thighs and shins; radii at hip, knee and ankle."""
     for side in ("left", "right"):
         hip, knee, ankle = (joints[JOINT[f"{side}_{n}"]] for n in ("hip", "knee", "ankle"))
-        points = push_out(points, hip, knee, 0.092, 0.075)
-        points = push_out(points, knee, ankle, 0.075, 0.06)
+        points = push_out(points, hip, knee, radii[0], radii[1])
+        points = push_out(points, knee, ankle, radii[1], radii[2])
     return points
 
 

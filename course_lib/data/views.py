@@ -31,7 +31,7 @@ class Framing:
 
 _LEGS = ("hip", "knee", "ankle", "foot")
 FRAMINGS = {
-    "full": Framing((), (0.6, 0.93), (0.85, 2.4), 65, 0.3, (8, 11)),
+    "full": Framing((), (0.6, 0.9), (0.85, 2.4), 65, 0.3, (8, 11)),
     "upper": Framing(_LEGS, (0.7, 0.98), (0.9, 2.4), 50, 0.15, (4, 10)),
     "face": Framing(("",), (0.42, 0.85), (1.1, 3.0), 32, 0.0, (2, 9)),
 }
@@ -100,10 +100,12 @@ def fit(
 
 
 def _rows(forward: np.ndarray, roll: float) -> np.ndarray:
-    """World -> camera rotation of `camera_at`, rows right, down, forward: (3, 3)."""
-    forward = forward / np.linalg.norm(forward)
-    right = np.array([-forward[2], 0.0, forward[0]]) / np.hypot(forward[0], forward[2])  # forward x up
-    return Rotation.from_rotvec((0, 0, roll)).as_matrix() @ np.stack([right, np.cross(forward, right), forward])
+    """World -> camera rotation of `camera_at` with up = y, rows right, down, forward: (3, 3)."""
+    x, y, z = forward / np.linalg.norm(forward)
+    flat = np.hypot(x, z)
+    right, down = np.array([-z, 0.0, x]) / flat, np.array([x * y, -flat * flat, z * y]) / flat
+    c, s = np.cos(roll), np.sin(roll)
+    return np.stack([c * right - s * down, s * right + c * down, (x, y, z)])
 
 
 def _eye(target: np.ndarray, distance: float, direction: np.ndarray) -> np.ndarray:
@@ -137,7 +139,7 @@ def sample_view(
     elevation = facing[1] + np.deg2rad(rng.normal(*kind.elevation))
     focal = max(size) * np.exp(rng.uniform(np.log(kind.focal[0]), np.log(min(kind.focal[1], longest))))
     direction = unit(facing[0] + side, np.clip(elevation, np.deg2rad(-30), np.deg2rad(48)))
-    return fit(points, direction, focal, size, rng.uniform(*kind.fill), rng.uniform(-0.7, 0.7, 2), sample_roll(rng))
+    return fit(points, direction, focal, size, rng.uniform(*kind.fill), rng.uniform(-0.6, 0.6, 2), sample_roll(rng))
 
 
 def ring(

@@ -1,7 +1,7 @@
 """Clothes: where each garment ends, how it hangs, and dressing a person from the skin out.
 
-Everything is decided in the coordinates of the template at rest (a T-pose: arms along x, legs along -y), where a sleeve,
-a hem or a neckline is the zero line of a simple function.
+Everything is decided in the coordinates of the template at rest (a T-pose: arms along x, legs along -y), where a
+sleeve, a hem or a neckline is the zero line of a simple function.
 """
 
 from functools import lru_cache
@@ -198,7 +198,7 @@ def ripples(points: np.ndarray, amplitude: float, seed: int) -> np.ndarray:
     return amplitude * np.sin(points @ waves.T + phases).mean(1)
 
 
-_THICKNESS = {"sock": 0.0, "belt": 0.004, "shoe": 0.003}
+_THICKNESS = {"belt": 0.004, "skirt": 0.009}
 
 
 def displacement(piece: Piece, garment: Garment, shape: Shape, template: np.ndarray, seed: int) -> np.ndarray:
@@ -215,16 +215,20 @@ def displacement(piece: Piece, garment: Garment, shape: Shape, template: np.ndar
     if garment.tucked:
         moved *= smoothstep(0.0, 0.1, points[:, 1] - waist_y(garment, shape))[:, None]
     lift = 0.0015 + 0.003 * garment.layer + _THICKNESS.get(garment.kind, 0.0) + 0.006 * garment.fit
-    if garment.kind in ("shirt", "jacket"):  # collars lie close
-        neck = shape.joints[JOINT["neck"]]
-        lift = lift - 0.006 * smoothstep(0.15, 0.07, np.linalg.norm((points - neck)[:, [0, 2]], axis=1)) * (
-            points[:, 1] > neck[1] - 0.12
-        )
+    if garment.kind in ("shirt", "jacket"):
+        lift = lift - collar_pull(points, piece.hem, garment, shape)
     lift += 0.004 * (garment.material == "wool") + skirt_flare(points, garment, shape)
     relief = ripples(piece.base @ template, 0.0022 * (0.3 + garment.fit), seed) * (garment.kind != "belt")
     if garment.tucked:
         lift = lift - 0.006 * garment.fit * smoothstep(0.1, 0.0, points[:, 1] - waist_y(garment, shape))
     return (moved + normals * np.reshape(lift + relief, (-1, 1))).astype(np.float32)
+
+
+def collar_pull(points: np.ndarray, hem: np.ndarray, garment: Garment, shape: Shape) -> np.ndarray:
+    """How much closer (N,) cloth lies around the neck, most of all at the neckline."""
+    neck = shape.joints[JOINT["neck"]]
+    near = smoothstep(0.16, 0.08, np.linalg.norm((points - neck)[:, [0, 2]], axis=1)) * (points[:, 1] > neck[1] - 0.13)
+    return near * (0.005 + (0.005 + 0.004 * garment.fit) * smoothstep(0.05, 0.0, hem) * (garment.kind == "shirt"))
 
 
 def waist_y(garment: Garment, shape: Shape) -> float:
@@ -321,8 +325,8 @@ def hidden_by(garment: Garment, body: Body, marks: Landmarks) -> np.ndarray:
     if garment.kind in ("cap", "beanie", "belt"):
         return np.zeros(len(points), bool)
     if garment.kind == "skirt":
-        waist, hip = marks.hem_y(garment.waist), marks.hem_y(0.12)
-        return (points[:, 1] < waist - HIDE_MARGIN) & (points[:, 1] > hip) & (np.abs(points[:, 0]) < marks.arm_x[1])
+        waist, low = marks.hem_y(garment.waist), marks.crotch_y - 0.01
+        return (points[:, 1] < waist - 0.015) & (points[:, 1] > low) & (np.abs(points[:, 0]) < marks.arm_x[1])
     margin = HIDE_MARGIN + 0.03 * garment.fit
     if garment.kind in ("sock", "shoe"):
         margin = 0.012

@@ -56,7 +56,7 @@ class World:
     places: dict[str, float]
     objects: tuple[int, int] = (0, 0)  # fewest and most
     contact: float = 0.0  # share of all scenes that hold two people in contact
-    egocentric: float = 0.0  # share of scenes seen from somebody's forehead
+    egocentric: float = 0.0  # share of scenes seen from somebody's forehead, where the own hands are in view
     framings: dict[str, float] = field(default_factory=lambda: {"full": 1, "upper": 1, "face": 1})
     smooth: bool = False  # geometry as a scanner sees it: smoothed, no thin structures
     families: tuple[str, ...] = ()  # kinds of poses; all if empty
@@ -262,10 +262,11 @@ def standing_height(actor: Actor) -> float:
 
 def approach(first: Capsules, second: Capsules, direction: np.ndarray, deep: float = 0.01) -> np.ndarray:
     """The offset (3,) along `direction` at which the second, coming from afar, first touches the first."""
-    for distance in np.arange(2.2, 0.1, -0.01):
-        if first.overlap(second.moved(distance * direction)).max() > deep:
-            return distance * direction
-    return 0.1 * direction
+    distance = 2.2
+    for step in (0.05, 0.01):  # coarse, then from the last free place in centimetres
+        while distance > 0.1 and first.overlap(second.moved((distance - step) * direction)).max() <= deep:
+            distance -= step
+    return (distance - 0.01) * direction
 
 
 def place_beside(rng: np.random.Generator, actor: Actor, others: list[Actor], spread: float) -> bool:
@@ -459,10 +460,8 @@ def sample_camera(
     indoors: bool,
 ) -> tuple[Camera, str]:
     """A camera that sees somebody: a framing of one person or of all, the best of a few where others hide them."""
-    if rng.random() < world.egocentric:
-        wearer = actors[rng.integers(len(actors))]
-        joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
-        return views.egocentric(rng, joints, rotations, size), "egocentric"
+    if rng.random() < world.egocentric and (camera := own_view(rng, actors[rng.integers(len(actors))], size)):
+        return camera, "egocentric"
     framing = draw(rng, world.framings)
     chosen = list(range(len(actors))) if framing == "full" and rng.random() < 0.6 else [int(rng.integers(len(actors)))]
     points = posed.vertices[chosen][:, views.framed_vertices(framing)].flatten(0, 1).numpy()
@@ -480,6 +479,16 @@ def sample_camera(
         if least < 0.4:
             break
     return best, framing
+
+
+def own_view(rng: np.random.Generator, wearer: Actor, size: tuple[int, int]) -> Camera | None:
+    """The camera on somebody's forehead, if it sees one of the own hands."""
+    joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
+    camera = views.egocentric(rng, joints, rotations, size)
+    hands = torch.tensor(joints[[INDEX["left_middle1"], INDEX["right_middle1"]]], dtype=torch.float32)[None]
+    spots, ahead = camera.project(hands)[0], camera.to_camera(hands)[0, :, 2] > 0.05
+    inside = (spots > 0).all(1) & (spots < torch.tensor([size[1], size[0]])).all(1) & ahead
+    return camera if inside.any() else None
 
 
 def facing(actor: Actor, framing: str) -> tuple[float, float]:

@@ -1,0 +1,160 @@
+"""Tools that paint pixels: soft steps and edges, noise that sticks to the body, places on the template's face.
+
+A painter sees the interpolated REST position of a pixel (template coordinates), so patterns stick to the cloth and
+pupils turn with the eyes. All randomness comes from one fixed noise picture, looked up at those coordinates.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_lib.data.lighting import to_linear
+from course_lib.data.person import load_body
+from course_lib.data.surfaces import landmarks
+
+
+@dataclass
+class Samples:
+    """Points to be coloured, one surface at a time. rest (N, 3), fields (N, 6), normal (N, 3) unit and towards the
+    viewer, view (N, 3) unit towards the camera, turn (N, 3, 3) from rest to world, footprint (N,) metres a pixel,
+    inside (N,) seen from behind."""
+
+    rest: Tensor
+    fields: Tensor
+    normal: Tensor
+    view: Tensor
+    turn: Tensor
+    footprint: Tensor
+    inside: Tensor
+
+
+@dataclass
+class Paint:
+    """What comes out, one row a sample: albedo (N, 3) linear, normal (N, 3), and how light is answered: `flesh` (light
+    through skin), `specular` and `gloss` (highlight), `sheen` (fuzz), `strand` with `tangent` (hair), `open` (how
+    far to lift the baked occlusion), `part` (-1 keeps)."""
+
+    albedo: Tensor
+    normal: Tensor
+    flesh: Tensor
+    specular: Tensor
+    gloss: Tensor
+    sheen: Tensor
+    strand: Tensor
+    tangent: Tensor
+    open: Tensor
+    part: Tensor
+
+    @staticmethod
+    def blank(count: int) -> "Paint":
+        """Grey, dull."""
+        zero = torch.zeros(count)
+        return Paint(
+            torch.full((count, 3), 0.3), torch.zeros(count, 3), zero.clone(), zero.clone(), zero + 20, zero.clone(),
+            zero.clone(), torch.zeros(count, 3), zero.clone(), torch.full((count,), -1, dtype=torch.int64),
+        )  # fmt: skip
+
+
+# ---------------------------------------------------------------- small tools
+
+
+def linear(colour) -> Tensor:
+    """A screen colour (3,) as linear light."""
+    return to_linear(torch.tensor(colour, dtype=torch.float32))
+
+
+def ramp(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
+    """Smooth step: 0 at `low`, 1 at `high` (either order)."""
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def edge(x: Tensor, width: Tensor) -> Tensor:
+    """0 where x < 0, 1 where x > 0, softened over `width`: one pixel, so that patterns do not flicker."""
+    return (x / width.clamp(min=1e-6) + 0.5).clamp(0, 1)
+
+
+def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """a (N, 3) or (3,) towards b by share (N,)."""
+    return a + (b - a) * share[:, None]
+
+
+@lru_cache(maxsize=1)
+def noise_picture(size: int = 256, cells: int = 32) -> Tensor:
+    """A tiling picture (1, 4, size + 1, size + 1): two smooth noises of unit spread, and the first one's slopes."""
+    grid = np.random.default_rng(7).normal(size=(2, cells, cells))
+    spectrum = np.fft.rfft2(grid)
+    full = np.zeros((2, size, size // 2 + 1), complex)  # band-limited enlargement: exact tiling, no blocks
+    half = cells // 2
+    full[:, :half, :half], full[:, -half:, :half] = spectrum[:, :half, :half], spectrum[:, half:, :half]
+    values = np.fft.irfft2(full, s=(size, size))
+    values /= values.std(axis=(1, 2), keepdims=True)
+    slopes = [(np.roll(values[0], -1, axis) - np.roll(values[0], 1, axis)) * size / cells / 2 for axis in (1, 0)]
+    picture = np.concatenate([values, np.stack(slopes)])
+    picture = np.pad(picture, ((0, 0), (0, 1), (0, 1)), mode="wrap")
+    return torch.from_numpy(picture.astype(np.float32))[None]
+
+
+def noise(u: Tensor, v: Tensor) -> Tensor:
+    """Noise at (u, v) in cells: (4, N) = two values and the slopes of the first along u and v, per cell."""
+    place = torch.stack([u, v], -1) / 32
+    place = (place - place.floor()) * 2 - 1
+    return torch.nn.functional.grid_sample(
+        noise_picture(), place[None, None], mode="bilinear", align_corners=True, padding_mode="border"
+    )[0, :, 0]
+
+
+# two slanted views of space; together no surface is seen edge-on by both
+_VIEWS = torch.tensor([[[0.80, 0.15, 0.58], [-0.12, 0.98, -0.09]], [[0.62, -0.2, -0.76], [0.3, 0.93, 0.2]]])
+
+
+def noise3(points: Tensor, frequency: float) -> tuple[Tensor, Tensor]:
+    """Noise at points (N, 3), `frequency` cells a metre: value (N,), slope (N, 3) per cell."""
+    value, slope = 0.0, 0.0
+    for plane in _VIEWS:
+        flat = points @ plane.T * frequency
+        n, _, du, dv = noise(flat[:, 0], flat[:, 1])
+        value = value + n
+        slope = slope + du[:, None] * plane[0] + dv[:, None] * plane[1]
+    return value * 0.7, slope * 0.7
+
+
+def fine_noise3(s: Samples, frequency: float, limit: float) -> tuple[Tensor, Tensor]:
+    """`noise3`, or zeros where all pixels are larger than `limit` metres and would not show it."""
+    if len(s.rest) and float(s.footprint.min()) > limit:
+        return torch.zeros(len(s.rest)), torch.zeros(len(s.rest), 3)
+    return noise3(s.rest, frequency)
+
+
+def tilt(s: Samples, slope: Tensor) -> Tensor:
+    """Normals (N, 3) of a surface with relief whose rest-space slope is (N, 3)."""
+    return torch.nn.functional.normalize(s.normal - to_world(s, slope), dim=-1)
+
+
+def to_world(s: Samples, direction: Tensor) -> Tensor:
+    """Turn rest-space directions (N, 3) into the world."""
+    return torch.bmm(s.turn, direction[:, :, None])[..., 0]
+
+
+def rest_normal_y(s: Samples) -> Tensor:
+    """How far normals pointed up in the rest pose: (N,)."""
+    return (s.turn[:, :, 1] * s.normal).sum(1)
+
+
+@lru_cache(maxsize=1)
+def face_points() -> dict:
+    """Places on the template's face (left side) from joints and named vertices."""
+    body = load_body()
+    joints = torch.from_numpy(landmarks(body).joints)
+    template = body.model.template
+    skin = template[torch.from_numpy(np.unique(body.pack["faces_body"])).long()]
+    eye = (joints[23] + joints[24] * torch.tensor([-1.0, 1, 1])) / 2
+    middle = skin[(skin[:, 0].abs() < 0.004) & (skin[:, 1] < eye[1]) & (skin[:, 1] > eye[1] - 0.06)]
+    nose = middle[middle[:, 2].argmax()]
+    lips = torch.from_numpy(body.pack["lips_upper"] + body.pack["lips_lower"]) > 0.5
+    mouth = template[lips].mean(0)
+    chin = joints[12, 1] + 0.03
+    return {"eye": eye, "nose": nose, "mouth": mouth, "chin": chin, "wrist": float(joints[20, 0]), "joints": joints}
