@@ -59,7 +59,8 @@ def draw_mesh(
     order = visible[z[visible].mean(1).argsort()]
     mesh = TriMesh(Triangulation(*seen[:, :2].T.double().numpy(), faces[order].numpy()))
     mesh.set_facecolor(rgb.clamp(0, 1).numpy())
-    ax.add_collection(mesh, autolim=False)  # measuring its triangles would take longer than painting them
+    mesh.set_in_layout(False)  # the window is known: measuring every triangle would take longer than painting it
+    ax.add_collection(mesh, autolim=False)
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     ax.set_axis_off()
 

@@ -193,12 +193,12 @@ expression_directions = torch.from_numpy(file["shapedirs"][..., start : start + 
 print("template", tuple(template.shape), "· shape", tuple(shape_directions.shape))
 
 # %% [markdown]
-# What a broken file gets to hear (three ways to break one):
+# What a broken file gets to hear: one that ends too soon, one with a pickled object, one with NaN.
 
 # %%
 import tempfile
 
-rest = {key: file[key] for key in ("v_template", "f")}  # the keys that are read first: no shapedirs, and so on
+rest = {key: file[key] for key in ("v_template", "f")}  # the two that are read first
 with tempfile.TemporaryDirectory() as folder:
     broken = Path(folder) / "SMPLX_BROKEN.npz"
     for change in ({}, {"f": np.array([{"a": 1}])}, {"v_template": rest["v_template"] * np.nan}):
@@ -919,10 +919,11 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 # </details>
 # <details><summary>Hint 2: the plain way</summary>
 #
-# Glue first: `identity = torch.cat([betas, expression], dim=-1)`. The joints are those of
-# `blend_shapes(self.template, self.directions[..., :identity.shape[1]], identity)`; the vertices that are skinned take
-# all of `self.directions`, with the pose features glued on, too. It passes the check. The course's answer takes the
-# second shortcut as well.
+# Glue first: `identity = torch.cat([betas, expression], dim=-1)`, then
+# `shaped = blend_shapes(self.template, self.directions[..., : identity.shape[1]], identity)` and
+# `joints = regress_joints(self.joint_regressor, shaped)`. The vertices to skin are a second call, with all of
+# `self.directions` and the pose features glued to `identity`. It passes the check. The course's answer takes the joints
+# from the second shortcut.
 #
 # </details>
 

@@ -93,6 +93,15 @@ def people_module_clear():
     wardrobe.cut_garment.cache_clear()
 
 
+def test_posing_is_chapter_02s_body_model():
+    person, rng = someone(0), np.random.default_rng(1)
+    person = dataclasses.replace(person, pose=rng.normal(0, 0.4, (55, 3)).astype(np.float32))
+    posed, model = pose_people([person]), load_body().model
+    expected = model(torch.from_numpy(person.betas)[None], torch.from_numpy(person.pose)[None])
+    assert torch.allclose(posed.vertices, expected.vertices, atol=1e-5)
+    assert torch.allclose(posed.joints, expected.joints, atol=1e-5)
+
+
 def test_everyone_is_dressed_or_a_mannequin():
     for seed in range(40):
         parts = {g.part for g in someone(seed).outfit.garments}

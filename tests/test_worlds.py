@@ -206,6 +206,12 @@ def test_multi_view_pictures_share_scene_and_frame_numbers():
     assert samples[0].people[0].identity == samples[3].people[0].identity
 
 
+def test_an_empty_scene_has_as_many_pictures_as_any_other():
+    samples = pictures("general-nopeople", 0, view_count=3, frames=2, motion="walking")
+    assert [(s.frame, s.view) for s in samples] == [(f, v) for f in range(2) for v in range(3)]
+    assert all(validate(s).people == [] for s in samples)
+
+
 @pytest.mark.parametrize("framing", views.FRAMINGS)
 def test_framing_fills_the_picture_with_what_it_wants(framing):
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from course_lib.data.fabric import paint_cloth
+from course_lib.data.face import eye_centre, eye_distance, face_points
 from course_lib.data.hair import STYLES
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Look
@@ -12,7 +13,6 @@ from course_lib.data.texture import (
     Paint,
     Samples,
     edge,
-    face_points,
     fine_noise3,
     linear,
     mix,
@@ -32,13 +32,13 @@ FACE_NECK, HAIR = PART_IDS["Face_Neck"], PART_IDS["Hair"]
 
 def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     """Skin with its blood, lips, brows, beard, nails, and the shadow of shaved hair."""
-    lip_up, lip_low, above, nail = s.fields[:, 2:6].unbind(1)
+    lip_up, lip_low, above, nail, _, area = s.fields[:, 2:8].unbind(1)
     face, strokes = face_points(), hair_strokes(s.rest)
     fine, slope = fine_noise3(s, 240.0, 0.003)
     lip, nail = torch.maximum(ramp(0.25, 0.65, lip_up), ramp(0.25, 0.65, lip_low)), ramp(0.35, 0.65, nail)
     albedo = bare_skin(style, s, fine)
     albedo = eyelids(style, s.rest, albedo)
-    albedo = hair_on_skin(style, s.rest, albedo, strokes, above + 0.002 * fine)
+    albedo = hair_on_skin(style, s.rest, albedo, strokes, above + 0.002 * fine, area)
     albedo = mix(albedo, linear(style.lips) * (1 + 0.06 * strokes)[:, None], lip * (0.72 + 0.28 * style.makeup))
     pale = albedo * 0.6 + torch.tensor([0.18, 0.11, 0.095])
     varnish = pale if style.nails is None else linear(style.nails)
@@ -60,7 +60,7 @@ def bare_skin(style: Look, s: Samples, fine: Tensor) -> Tensor:
     p, face, base = s.rest, face_points(), linear(style.skin)
     darkness = 1 - base.mean().clamp(0, 0.6) / 0.6
     albedo = base * (1 + 0.035 * noise3(p, 28.0)[0] + 0.02 * fine)[:, None]
-    red = blood(p, face) * style.blush * (1 - 0.5 * darkness)
+    red = s.fields[:, 6] * style.blush * (1 - 0.5 * darkness)
     albedo = mix(albedo, albedo * torch.tensor([1.05, 0.78, 0.76]), red)
     palm = ramp(0.1, -0.7, rest_normal_y(s)) * ramp(0.0, 0.03, p[:, 0].abs() - face["wrist"])
     albedo = mix(albedo, base * 0.5 + torch.tensor([0.21, 0.125, 0.095]), palm * (0.3 + 0.4 * darkness))
@@ -80,40 +80,14 @@ def eyelids(style: Look, p: Tensor, albedo: Tensor) -> Tensor:
     return mix(albedo, albedo * torch.tensor([0.45, 0.36, 0.34]), line * (0.75 + 0.25 * style.makeup))
 
 
-def hair_on_skin(style: Look, p: Tensor, albedo: Tensor, strokes: Tensor, above: Tensor) -> Tensor:
-    """Albedo with beard, brows and shaved scalp; `above` (N,) is the distance over the hairline in metres."""
+def hair_on_skin(style: Look, p: Tensor, albedo: Tensor, strokes: Tensor, above: Tensor, area: Tensor) -> Tensor:
+    """Albedo with beard, brows and shaved scalp; `above` (N,) metres over the hairline, `area` (N,) where beards grow."""
     face, hair = face_points(), linear(style.brow_hair) * 0.8 + 0.01
-    albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(p, face, strokes, style))
+    albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(style, area, strokes))
     albedo = mix(albedo, hair * 0.75, brow(p, face, strokes, style))
     if style.hair_style != "shaved":
         return albedo
     return mix(albedo, albedo * 0.35 + hair * 0.5, ramp(-0.006, 0.010, above) * (0.62 + 0.04 * strokes))
-
-
-def eye_centre(p: Tensor, face: dict) -> Tensor:
-    """The middle of the nearer eye ball (N, 3)."""
-    side = torch.where(p[:, :1] > 0, 1.0, -1.0)
-    return torch.cat([face["eye"][0] * side, face["eye"][1].expand(len(p), 1), face["eye"][2].expand(len(p), 1)], 1)
-
-
-def eye_distance(p: Tensor, face: dict) -> Tensor:
-    """Distance (N,) from the nearer eye in the plane of the face."""
-    return torch.hypot(p[:, 0].abs() - face["eye"][0], p[:, 1] - face["eye"][1])
-
-
-def blood(p: Tensor, face: dict) -> Tensor:
-    """Where skin is redder (N,): cheeks, nose, ears, chin, knuckles, elbows, knees."""
-    x, y, z = p[:, 0].abs(), p[:, 1], p[:, 2]
-    eye, nose = face["eye"], face["nose"]
-    cheek = torch.exp(-(((x - eye[0] - 0.009) / 0.019) ** 2) - ((y - nose[1] - 0.003) / 0.015) ** 2) * (
-        z > eye[2] - 0.06
-    )
-    tip = torch.exp(-(((p - nose) / 0.013) ** 2).sum(1))
-    ear = ramp(0.066, 0.076, x) * (y > face["chin"]) * ramp(0.05, 0.03, (y - eye[1]).abs()) * (x < 0.12)
-    hands = 0.5 * ramp(0.06, 0.12, x - face["wrist"])
-    joints = face["joints"]
-    bends = torch.exp(-(((x - joints[18, 0]) / 0.04) ** 2)) + torch.exp(-(((y - joints[4, 1]) / 0.05) ** 2)) * (x < 0.3)
-    return (0.62 * cheek + 0.55 * tip + 0.5 * ear + hands + 0.3 * bends).clamp(0, 1)
 
 
 def hair_strokes(p: Tensor) -> Tensor:
@@ -133,19 +107,10 @@ def brow(p: Tensor, face: dict, strokes: Tensor, style: Look) -> Tensor:
     return (profile * (0.92 + 0.22 * strokes)).clamp(0, 1) * front * (0.62 + 0.33 * style.brows)
 
 
-def beard(p: Tensor, face: dict, strokes: Tensor, style: Look) -> Tensor:
-    """How much beard covers a point (N,): chin, cheeks below a line from ear to mouth, upper lip; not the lips."""
-    if style.beard == 0:
-        return torch.zeros_like(strokes)
-    x, y, z = p[:, 0].abs(), p[:, 1] - face["mouth"][1], p[:, 2]
-    cheek_line = 0.004 + 0.85 * (x - 0.028).clamp(min=0) + 0.018 * ramp(0.02, 0.012, x) * 0
-    jaw = ramp(0.006, -0.006, y - cheek_line)
-    moustache = ramp(0.0195, 0.0155, y + 0.10 * (x - 0.012).clamp(min=0)) * ramp(0.034, 0.026, x)
-    low = -0.052 + 0.35 * (face["mouth"][2] - 0.03 - z).clamp(min=0)
-    area = torch.maximum(jaw, moustache) * ramp(low - 0.008, low + 0.008, y) * (z > face["eye"][2] - 0.115)
-    lip = ramp(0.0125, 0.0085, y.abs()) * ramp(0.030, 0.024, x)
-    density = 0.25 + 0.65 * style.beard
-    return (area * (1 - lip) * (density + 0.14 * strokes * (0.3 + style.beard))).clamp(0, 0.93)
+def beard(style: Look, area: Tensor, strokes: Tensor) -> Tensor:
+    """How much beard covers a point (N,), by where it grows, `area` (N,)."""
+    density = 0.25 + 0.65 * style.beard + 0.14 * strokes * (0.3 + style.beard)
+    return (area * density).clamp(0, 0.93) * (style.beard > 0)
 
 
 # ---------------------------------------------------------------- eyes and mouth

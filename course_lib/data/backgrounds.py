@@ -533,40 +533,18 @@ def sample_panels(
 
 def _sample_panel(rng: np.random.Generator, wall: int, left: float, height: float) -> Panel:
     kind = rng.choice(("window", "picture", "picture", "door"))
-    frame = hsv(rng, (0.04, 0.12), (0.0, 0.6), (0.15, 0.95))
     if kind == "window":
-        outside = Surface(
-            "plaster", hsv(rng, (0.5, 0.62), (0.05, 0.35), (0.9, 1.0)), (0.95, 0.97, 1.0), 1.0, float(rng.uniform(0, 9))
-        )
-        return Panel(
-            wall,
-            left,
-            left + rng.uniform(0.8, 1.3),
-            rng.uniform(0.7, 1.0),
-            min(height - 0.3, rng.uniform(1.9, 2.3)),
-            (0.92, 0.92, 0.9),
-            outside,
-        )
+        outside = _surface(rng, "plaster", hsv(rng, (0.5, 0.62), (0.05, 0.35), (0.9, 1.0)), (0.95, 0.97, 1.0), (1, 1))
+        bottom, top = rng.uniform(0.7, 1.0), min(height - 0.3, rng.uniform(1.9, 2.3))
+        return Panel(wall, left, left + rng.uniform(0.8, 1.3), bottom, top, (0.92, 0.92, 0.9), outside)
     if kind == "door":
-        colour = hsv(rng, (0.04, 0.12), (0.1, 0.6), (0.3, 0.9))
-        return Panel(
-            wall,
-            left,
-            left + 0.95,
-            0.0,
-            min(2.1, height - 0.1),
-            darker(colour, 0.75),
-            Surface("plaster", colour, darker(colour, 0.8), 1.0),
-        )
+        paint = hsv(rng, (0.04, 0.12), (0.1, 0.6), (0.3, 0.9))
+        leaf = Surface("plaster", paint, darker(paint, 0.8), 1.0)
+        return Panel(wall, left, left + 0.95, 0.0, min(2.1, height - 0.1), darker(paint, 0.75), leaf)
     width, tall, bottom = rng.uniform(0.35, 0.95), rng.uniform(0.35, 0.85), rng.uniform(1.15, 1.5)
     pattern = str(rng.choice(("plaster", "figures", "stripes", "checkers", "grass", "ground")))
-    art = Surface(
-        pattern,
-        hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)),
-        hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)),
-        float(rng.uniform(0.1, 0.4)),
-        float(rng.uniform(0, 9)),
-    )
+    first, second = (hsv(rng, (0, 1), (0.2, 0.8), (0.3, 0.95)) for _ in range(2))
+    frame, art = hsv(rng, (0.04, 0.12), (0.0, 0.6), (0.15, 0.95)), _surface(rng, pattern, first, second, (0.1, 0.4))
     return Panel(wall, left, left + width, bottom, bottom + tall, frame, art)
 
 
@@ -610,59 +588,37 @@ def sample_ground(rng: np.random.Generator) -> Surface:
     return _surface(rng, "ground", first, darker(first, 0.8), (0.4, 1.5))
 
 
+# kind: share of places that have it, distance and height in metres, hue, saturation, value; from far to near
+_HORIZON = {
+    "hills": (0.6, (220, 220), (15, 45), (0.25, 0.62), (0.15, 0.4), (0.3, 0.5)),
+    "houses": (0.5, (35, 90), (9, 26), (0.0, 0.14), (0.05, 0.4), (0.45, 0.75)),
+    "trees": (0.65, (14, 40), (3.5, 8), (0.2, 0.34), (0.4, 0.7), (0.28, 0.5)),
+}
+
+
+def sample_silhouettes(rng: np.random.Generator) -> tuple[Silhouette, ...]:
+    """What stands at the horizon, if anything."""
+    found = []
+    for kind, (share, distance, height, *paint) in _HORIZON.items():
+        if rng.random() < share:
+            metres = float(rng.uniform(*distance)), float(rng.uniform(*height))
+            found.append(Silhouette(kind, *metres, hsv(rng, *paint), float(rng.uniform(0, 999))))
+    return tuple(found)
+
+
 def sample_outdoors(rng: np.random.Generator, sun: tuple[float, float, float] | None = None) -> Outdoors:
     """Open ground; `sun` is the direction towards the sun, so that the sky agrees with the light."""
     hue = rng.uniform(0.54, 0.62)
-    zenith = colorsys.hsv_to_rgb(hue, rng.uniform(0.35, 0.75), rng.uniform(0.55, 0.9))
-    warm = rng.random() < 0.25
-    horizon = (
-        hsv(rng, (0.03, 0.11), (0.2, 0.5), (0.85, 0.97))
-        if warm
-        else colorsys.hsv_to_rgb(hue, rng.uniform(0.04, 0.2), rng.uniform(0.86, 0.97))
-    )
-    silhouettes = []
-    if rng.random() < 0.6:
-        silhouettes.append(
-            Silhouette(
-                "hills",
-                220.0,
-                rng.uniform(15, 45),
-                hsv(rng, (0.25, 0.62), (0.15, 0.4), (0.3, 0.5)),
-                rng.uniform(0, 999),
-            )
-        )
-    if rng.random() < 0.5:
-        silhouettes.append(
-            Silhouette(
-                "houses",
-                rng.uniform(35, 90),
-                rng.uniform(9, 26),
-                hsv(rng, (0.0, 0.14), (0.05, 0.4), (0.45, 0.75)),
-                rng.uniform(0, 999),
-            )
-        )
-    if rng.random() < 0.65:
-        silhouettes.append(
-            Silhouette(
-                "trees",
-                rng.uniform(14, 40),
-                rng.uniform(3.5, 8),
-                hsv(rng, (0.2, 0.34), (0.4, 0.7), (0.28, 0.5)),
-                rng.uniform(0, 999),
-            )
-        )
+    zenith, warm = hsv(rng, (hue, hue), (0.35, 0.75), (0.55, 0.9)), rng.random() < 0.25
+    if warm:
+        horizon = hsv(rng, (0.03, 0.11), (0.2, 0.5), (0.85, 0.97))
+    else:
+        horizon = hsv(rng, (hue, hue), (0.04, 0.2), (0.86, 0.97))
     if sun is None:
         azimuth, up = rng.uniform(-np.pi, np.pi), rng.uniform(0.3, 1.2)
         sun = (float(np.sin(azimuth) * np.cos(up)), float(np.sin(up)), float(np.cos(azimuth) * np.cos(up)))
-    return Outdoors(
-        sample_ground(rng),
-        zenith,
-        horizon,
-        float(rng.uniform(0.1, 0.75)),
-        sun,
-        tuple(silhouettes),
-        float(rng.uniform(0, 99)),
-    )
+    clouds, shift = float(rng.uniform(0.1, 0.75)), float(rng.uniform(0, 99))
+    return Outdoors(sample_ground(rng), zenith, horizon, clouds, sun, sample_silhouettes(rng), shift)
 
 
 def sample_background(

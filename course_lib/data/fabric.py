@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from course_lib.data.face import face_points
 from course_lib.data.person import Garment, load_body
 from course_lib.data.surfaces import landmarks
 from course_lib.data.texture import (
     Paint,
     Samples,
     edge,
-    face_points,
     fine_noise3,
     linear,
     mix,
@@ -173,7 +173,7 @@ def paint_cloth(garment: Garment, s: Samples, paint: Paint) -> None:
     albedo = print_colour(garment, s, place)
     near = ramp(0.0022, 0.0007, s.footprint)
     weave, weave_slope = fine_noise3(s, 380.0, 0.0022)
-    albedo = albedo * (1 + 0.07 * weave * near + 0.03 * noise3(s.rest, 11.0)[0])[:, None]
+    albedo = albedo * (1 + 0.07 * weave * near)[:, None]
     albedo = albedo * details(garment, s, place, hem)[:, None]
     albedo = overlay(garment, s, place, hem, albedo)
     specular, gloss, sheen, depth = _CLOTH[garment.material]
@@ -187,25 +187,16 @@ def paint_cloth(garment: Garment, s: Samples, paint: Paint) -> None:
 
 
 def folds(garment: Garment, s: Samples, place: Place) -> Tensor:
-    """Slope (N, 3) of creases: long ones that follow the pull of the cloth, deeper at elbows, knees, waist and hips."""
+    """Slope (N, 3) of creases, long ones that follow the pull of the cloth, as deep as its fields say."""
     if garment.kind in ("sock", "shoe", "belt", "cap", "beanie"):
         return noise3(s.rest, 30.0)[1] * 0.05
-    joints = face_points()["joints"]
-    x, y = s.rest[:, 0].abs(), s.rest[:, 1]
-    elbow = torch.exp(-(((x - joints[18, 0]) / 0.07) ** 2)) * place.limb
-    pit = torch.exp(-(((x - joints[16, 0]) / 0.07) ** 2) - ((y - joints[16, 1] + 0.06) / 0.08) ** 2)
-    waist = torch.exp(-(((y - joints[3, 1] + 0.02) / 0.09) ** 2)) * ~place.limb
-    knee = torch.exp(-(((y - joints[4, 1]) / 0.06) ** 2)) + torch.exp(-(((y - joints[7, 1] - 0.05) / 0.06) ** 2))
-    lower = garment.kind in ("trousers",)
-    hip = torch.exp(-(((y - joints[1, 1] + 0.02) / 0.06) ** 2)) * lower
-    zone = 0.32 + 0.75 * (elbow + pit + 0.8 * waist * (1 - 0.6 * lower) + knee * lower + 0.7 * hip).clamp(0, 1)
     if garment.kind == "skirt":
         stretch = torch.tensor([1.0, 0.12, 1.0])
     else:  # creases run around a limb, diagonally over the trunk
         stretch = torch.where(place.limb[:, None], torch.tensor([1.0, 0.35, 0.35]), torch.tensor([0.55, 0.8, 0.55]))
     value, wide = noise3(s.rest * stretch, 13.0)
     _, narrow = noise3(s.rest * stretch + 0.02 * value[:, None], 34.0)
-    return (wide * 0.20 + narrow * 0.13) * stretch * (zone * (0.35 + 0.65 * garment.fit))[:, None]
+    return (wide * 0.20 + narrow * 0.13) * stretch * (s.fields[:, 2] * (0.35 + 0.65 * garment.fit))[:, None]
 
 
 def knit(garment: Garment, s: Samples, place: Place, hem: Tensor, near: Tensor) -> Tensor:

@@ -327,7 +327,8 @@ def sheet_radius(
     radius = smooth_rows(np.maximum(radius, np.where(height < -0.1, reach.clip(0, 0.19), 0)))
     if look.hair_style == "bob":
         radius = radius - 0.012 * smoothstep(0.75, 1.0, sheet.t)  # ends turn in
-    return np.where(height > 0.018, np.minimum(radius, skull + 0.004), radius) if hat else radius
+    under = height > line_height(_HAT_LINE, np.angle(np.exp(1j * sheet.azimuth))) - 0.004
+    return np.where(under, np.minimum(radius, skull + 0.004), radius) if hat else radius
 
 
 def smooth_noise(rng: np.random.Generator, count: int, width: int) -> np.ndarray:

@@ -133,11 +133,11 @@ def shadow_map(vertices: Tensor, faces: Tensor, lights: Lights, size: int = 192)
     return ShadowMap(depth, camera, 2 * radius / size)
 
 
-# 12 points of a Vogel spiral in the unit disc
-_TAPS = [(np.sqrt((i + 0.5) / 12) * np.cos(2.4 * i), np.sqrt((i + 0.5) / 12) * np.sin(2.4 * i)) for i in range(12)]
+# 9 points of a Vogel spiral in the unit disc
+_TAPS = [(np.sqrt((i + 0.5) / 9) * np.cos(2.4 * i), np.sqrt((i + 0.5) / 9) * np.sin(2.4 * i)) for i in range(9)]
 
 
-def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights, taps: int = 12) -> Tensor:
+def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
     """How much of the key light reaches points (N, 3) with normals (N, 3): (N,) in [0, 1].
 
     Percentage-closer filtering (Reeves et al. 1987): the share of nearby texels whose nearest surface is not in front.
@@ -152,11 +152,11 @@ def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: L
     limit = z - 0.4 * shadow.texel
     radius = max(lights.softness / shadow.texel, 0.8)
     total = torch.zeros_like(limit)
-    for dx, dy in _TAPS[:taps]:
+    for dx, dy in _TAPS:
         index = (row + dy * radius).clamp_(0, size + 1).int().mul_(size + 2)
         index += (column + dx * radius).clamp_(0, size + 1).int()
         total += bordered.index_select(0, index) > limit
-    return total / taps
+    return total / len(_TAPS)
 
 
 # ---------------------------------------------------------------- shading

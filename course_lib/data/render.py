@@ -46,7 +46,7 @@ _SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
 
 @dataclass
 class Scene:
-    """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 9 = rest + fields), classes (N, 14),
+    """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
     turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
     owner (S,) is 0 for objects, 1.. for people."""
 
@@ -115,7 +115,7 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
     )
     n, faces = len(vertices), torch.as_tensor(thing.faces).long()
     return {
-        "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 6)], 1),
+        "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
         "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
     }  # fmt: skip
@@ -241,21 +241,21 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
     """Paint every surface's samples, then light them all together."""
     packed = torch.cat([scene.attributes, scene.vertices, scene.normals], 1)
     values = blend_corners(packed, points.corners, points.barycentric)
-    attributes, position, normal = values[:, :9], values[:, 9:12], values[:, 12:]
+    attributes, position, normal = values[:, :11], values[:, 11:14], values[:, 14:]
     view = torch.nn.functional.normalize(camera.center[0] - position, dim=1)
     normal = facing_normal(normal, view, points.inside)
     footprint = points.depth / camera.K[0, 0, 0]
     turns = scene.turns.index_select(0, points.corners[:, 0]).view(-1, 3, 3)
-    paint, part = Paint.blank(len(values)), torch.zeros(len(values), dtype=torch.int64)
+    paints = []
     for surface, rows in points.stretches:
         rest, fields = attributes[rows, :3], attributes[rows, 3:]
         s = Samples(rest, fields, normal[rows], view[rows], turns[rows], footprint[rows], points.inside[rows])
         own = paint_object(s) if surface.kind == "object" else paint_surface(surface, s)
-        for name in vars(paint):
-            getattr(paint, name)[rows] = getattr(own, name)
-        part[rows] = decide_part(surface, own, scene, points, rows)
+        own.part = decide_part(surface, own, scene, points, rows)
+        paints.append(own)
+    paint = Paint(*(torch.cat(column) for column in zip(*(vars(p).values() for p in paints), strict=True)))
     occlusion = torch.lerp(attributes[:, 4], torch.ones(len(values)), paint.open)
-    return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), part, normal)
+    return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), paint.part, normal)
 
 
 def facing_normal(normal: Tensor, view: Tensor, inside: Tensor) -> Tensor:
@@ -299,11 +299,11 @@ def render_scene(
 ) -> dict[str, np.ndarray]:
     """Draw people with their labels, as numpy arrays.
 
-    image (H, W, 3) float32 in [0, 1]; alpha (H, W) share of a pixel that people cover; depth (H, W) metres, of people
-    and objects, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0 outside;
-    parts (H, W) uint8, instances (H, W) uint8: 0 none, 1.. people in the order given. A pixel is labelled when people
-    cover half of it. Without a background the picture is black behind people. `every_sample` colours each of the
-    supersample^2 samples of a pixel on its own, instead of once a pixel and surface.
+    image (H, W, 3) float32 in [0, 1]; alpha (H, W) share of a pixel that people cover; depth (H, W) of people and
+    objects in metres, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0
+    outside; parts (H, W) and instances (H, W) uint8: 0 none, instances 1.. in the order given. A pixel is labelled when
+    people cover half of it. Without a background the picture is black behind people. `every_sample` colours each of
+    the supersample^2 samples of a pixel on its own, instead of once a pixel and surface.
     """
     if not people and not objects and background is None:
         raise ValueError("nothing to draw: give people, objects or a background")
@@ -315,26 +315,14 @@ def render_scene(
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
     shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
-    backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints)
-    return draw(scene, backdrop, behind, camera, lights, shadow, supersample, every_sample)
-
-
-def draw(
-    scene: Scene,
-    backdrop: Tensor,
-    behind: Tensor,
-    camera: Camera,
-    lights: Lights,
-    shadow: ShadowMap,
-    factor: int,
-    every: bool,
-) -> dict[str, np.ndarray]:
-    """Draw a scene over a backdrop (H, W, 3) whose depth is `behind` (H, W)."""
     front = scene.front(camera)
-    hits = visible_samples(scene, front, camera, factor, behind)
+    hits = visible_samples(scene, front, camera, supersample, behind)
+    hidden = torch.zeros(behind.numel(), dtype=torch.bool)
+    hidden[hits.pixel] = hits.covered.all(1)
+    backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hidden)
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
-    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every)
+    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
     average_into(backdrop.view(-1, 3), hits, shaded, pixel, number)
     return finish(backdrop, behind, pick_labels(hits, shaded, row, scene.owner, camera), hits.pixel)
 

@@ -82,12 +82,22 @@ def ramp_sun(cosine: Tensor) -> Tensor:
 # ---------------------------------------------------------------- behind people
 
 
-def shade_background(colour, depth, normal, camera: Camera, lights: Lights, shadow: ShadowMap | None, joints) -> Tensor:
-    """Light a background (H, W): its shadows and the darkness around feet included. Sky (depth inf) stays as it is."""
+def shade_background(
+    colour: Tensor,
+    depth: Tensor,
+    normal: Tensor,
+    camera: Camera,
+    lights: Lights,
+    shadow: ShadowMap | None,
+    joints: Tensor,
+    hidden: Tensor | None = None,
+) -> Tensor:
+    """Light a background (H, W), its shadows and the darkness around feet included. Sky (depth inf) stays as it is, and
+    so do pixels that are `hidden` (H W) behind people. joints (P, 55, 3)."""
     height, width = depth.shape
-    solid = depth.isfinite() & (depth > 0)
+    solid = (depth.isfinite() & (depth > 0)).flatten()
     picture = colour.reshape(-1, 3).clone()
-    rows = solid.flatten().nonzero()[:, 0]
+    rows = (solid if hidden is None else solid & ~hidden).nonzero()[:, 0]
     if not len(rows):
         return picture.view(height, width, 3)
     albedo = to_linear(picture[rows].clamp(0, 1))

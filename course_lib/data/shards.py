@@ -82,15 +82,13 @@ def _decode_normals(values: np.ndarray) -> np.ndarray:
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays -> a compressed npz without a date in it (numpy's own would differ from day to day)."""
+    """Arrays -> an npz without a date in it (numpy's own would differ from day to day)."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, values in arrays.items():
             part = io.BytesIO()
             np.lib.format.write_array(part, np.ascontiguousarray(values), allow_pickle=False)
-            archive.writestr(
-                zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue(), zipfile.ZIP_DEFLATED, 1
-            )
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
     return stream.getvalue()
 
 

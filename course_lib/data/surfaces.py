@@ -226,7 +226,7 @@ class Surface:
 class DressedMesh:
     """One dressed person, ready to be posed. base (N, V) sparse; displacement (N, 3) in rest axes; weights (N, 55);
     `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
-    fields (N, 6): hem distance, ambient occlusion, and four for the surface's own use; classes (N, 14) says for skin
+    fields (N, 8): hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
     how much each of SKIN_CLASSES moves it."""
 
     base: Tensor
@@ -261,7 +261,7 @@ class Builder:
     def add(
         self, piece: Piece, surface: Surface, moved: np.ndarray | None = None, extra: np.ndarray | None = None
     ) -> None:
-        """A piece of the body, displaced by moved (N, 3), with extra (N, up to 4) fields."""
+        """A piece of the body, displaced by moved (N, 3), with extra (N, up to 6) fields."""
         n = len(piece.hem)
         moved = np.zeros((n, 3), np.float32) if moved is None else moved
         extra = np.zeros((n, 0), np.float32) if extra is None else extra
@@ -295,7 +295,7 @@ class Builder:
 
     def build(self) -> DressedMesh:
         """All pieces as tensors."""
-        self.columns["fields"] = [np.pad(f, ((0, 0), (0, 6 - f.shape[1]))) for f in self.columns["fields"]]
+        self.columns["fields"] = [np.pad(f, ((0, 0), (0, 8 - f.shape[1]))) for f in self.columns["fields"]]
         base = sparse.vstack(self.columns.pop("base"), format="csr")
         arrays = {key: np.concatenate(values) for key, values in self.columns.items()}
         whole = {"faces", "surface"}

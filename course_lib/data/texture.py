@@ -1,4 +1,4 @@
-"""Tools that paint pixels: soft steps and edges, noise that sticks to the body, places on the template's face.
+"""Tools that paint pixels: soft steps and edges, noise that sticks to the body.
 
 A painter sees the interpolated REST position of a pixel (template coordinates), so patterns stick to the cloth and
 pupils turn with the eyes. All randomness comes from one fixed noise picture, looked up at those coordinates.
@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from course_lib.data.lighting import to_linear
-from course_lib.data.person import load_body
-from course_lib.data.surfaces import landmarks
 
 
 @dataclass
 class Samples:
-    """Points to be coloured, one surface at a time. rest (N, 3), fields (N, 6), normal (N, 3) unit and towards the
+    """Points to be coloured, one surface at a time. rest (N, 3), fields (N, 8), normal (N, 3) unit and towards the
     viewer, view (N, 3) unit towards the camera, turn (N, 3, 3) from rest to world, footprint (N,) metres a pixel,
     inside (N,) seen from behind."""
 
@@ -142,19 +140,3 @@ def to_world(s: Samples, direction: Tensor) -> Tensor:
 def rest_normal_y(s: Samples) -> Tensor:
     """How far normals pointed up in the rest pose: (N,)."""
     return (s.turn[:, :, 1] * s.normal).sum(1)
-
-
-@lru_cache(maxsize=1)
-def face_points() -> dict:
-    """Places on the template's face (left side) from joints and named vertices."""
-    body = load_body()
-    joints = torch.from_numpy(landmarks(body).joints)
-    template = body.model.template
-    skin = template[torch.from_numpy(np.unique(body.pack["faces_body"])).long()]
-    eye = (joints[23] + joints[24] * torch.tensor([-1.0, 1, 1])) / 2
-    middle = skin[(skin[:, 0].abs() < 0.004) & (skin[:, 1] < eye[1]) & (skin[:, 1] > eye[1] - 0.06)]
-    nose = middle[middle[:, 2].argmax()]
-    lips = torch.from_numpy(body.pack["lips_upper"] + body.pack["lips_lower"]) > 0.5
-    mouth = template[lips].mean(0)
-    chin = joints[12, 1] + 0.03
-    return {"eye": eye, "nose": nose, "mouth": mouth, "chin": chin, "wrist": float(joints[20, 0]), "joints": joints}

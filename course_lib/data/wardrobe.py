@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from course_lib.data.face import skin_fields
 from course_lib.data.hair import add_hair, hairline_of
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Body, Garment, Look, Person, load_body
@@ -342,7 +343,8 @@ def add_skin(builder: Builder, look: Look, hidden: np.ndarray | None) -> None:
     piece = Piece.whole(faces, len(builder.template))
     pack = builder.body.pack
     columns = [pack["lips_upper"], pack["lips_lower"], hairline_of(builder), pack["nail"]]
-    builder.add(piece, Surface("skin", None, look), extra=piece.base @ np.stack(columns, 1).astype(np.float32))
+    columns = np.column_stack([*columns, skin_fields()]).astype(np.float32)
+    builder.add(piece, Surface("skin", None, look), extra=piece.base @ columns)
 
 
 @lru_cache(maxsize=24)
@@ -351,6 +353,24 @@ def cut_garment(garment: Garment, body: Body) -> Piece:
     source = "skirt" if garment.kind == "skirt" else "tights"
     piece = Piece.whole(body.pack[f"faces_{source}"], len(body.model.template))
     return cut_all(piece, body.model.template.numpy(), fields_of(garment, landmarks(body)))
+
+
+def crease_depth(p: np.ndarray, garment: Garment, marks: Landmarks) -> np.ndarray:
+    """How deep cloth creases at template points (N, 3): most at elbows, armpits and waist, or at hips, knees and ankles."""
+
+    def bump(distance, width):
+        return np.exp(-((distance / width) ** 2))
+
+    x, y, joints = np.abs(p[:, 0]), p[:, 1], marks.joints
+    shoulder, elbow = joints[JOINT["left_shoulder"]], joints[JOINT["left_elbow"]]
+    if garment.kind == "trousers":
+        hip, knee, ankle = (joints[JOINT[f"left_{n}"], 1] for n in ("hip", "knee", "ankle"))
+        zone = 0.7 * bump(y - hip + 0.02, 0.06) + bump(y - knee, 0.06) + bump(y - ankle - 0.05, 0.06)
+    else:
+        zone = bump(x - elbow[0], 0.07) * (y > shoulder[1] - 0.2)
+        zone += bump(x - shoulder[0], 0.07) * bump(y - shoulder[1] + 0.06, 0.08)
+        zone += 0.8 * bump(y - joints[JOINT["spine1"], 1] + 0.02, 0.09) * (x < elbow[0])
+    return 0.32 + 0.75 * zone.clip(0, 1)
 
 
 def add_garment(builder: Builder, garment: Garment, hidden: np.ndarray | None, seed: int) -> None:
@@ -363,11 +383,18 @@ def add_garment(builder: Builder, garment: Garment, hidden: np.ndarray | None, s
         return
     moved = displacement(piece, garment, builder.shape, builder.template, seed)
     piece, moved = with_rim(piece, moved, builder)
+    template = piece.base @ builder.template
+    creases = crease_depth(template, garment, landmarks(builder.body))[:, None]
     if garment.kind not in ("sock", "shoe"):
-        builder.add(piece, Surface("cloth", PART_IDS[garment.part], garment, two_sided=True), moved)
+        builder.add(piece, Surface("cloth", PART_IDS[garment.part], garment, two_sided=True), moved, creases)
         return
-    left = (piece.base @ builder.template)[piece.faces, 0].mean(1) > 0
+    left = template[piece.faces, 0].mean(1) > 0
     for side, mask in (("Left", left), ("Right", ~left)):
         used, local = renumber(piece.faces[mask], len(piece.hem))
         half = Piece(piece.base[used], local, piece.hem[used])
-        builder.add(half, Surface("cloth", PART_IDS[f"{side}_{garment.part}"], garment, two_sided=True), moved[used])
+        builder.add(
+            half,
+            Surface("cloth", PART_IDS[f"{side}_{garment.part}"], garment, two_sided=True),
+            moved[used],
+            creases[used],
+        )

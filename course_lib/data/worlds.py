@@ -513,9 +513,9 @@ def sample_scene(
     world, rng = world_named(world_name, split), scene_rng(world_name, split, seed, index)
     place = draw(rng, world.places)
     actors = sample_actors(rng, world, split, cast(world, world_name, split, seed, index), motion, frames)
-    posed = put_on_floor(actors, rng) if actors else []
     if not actors:
-        return empty_scene(rng, world, place, size), []
+        return empty_scene(rng, world, place, size, view_count, frames), []
+    posed = put_on_floor(actors, rng)
     cloud = np.concatenate([p.vertices[:, views.framed_vertices("full")].flatten(0, 1).numpy() for p in posed])
     if view_count > 1:
         cameras, framing = views.ring(rng, cloud, view_count, size), "ring"
@@ -528,19 +528,9 @@ def sample_scene(
     objects = seats(rng, actors, posed)
     objects += scatter(rng, world, place, eyes, actors, objects, framing)
     lights, background = surroundings(rng, place, eyes, cloud, objects)
-    people = [[actor.at(frame) for actor in actors] for frame in range(frames)]
-    names = [actor.name for actor in actors]
-    scene = Scene(
-        people,
-        names,
-        [a.family for a in actors],
-        cameras,
-        background,
-        lights,
-        objects,
-        f"{place}/{lights.kind}/{framing}",
-        world.smooth,
-    )
+    names, families = zip(*((actor.name, actor.family) for actor in actors), strict=True)
+    people, words = [[a.at(frame) for a in actors] for frame in range(frames)], f"{place}/{lights.kind}/{framing}"
+    scene = Scene(people, list(names), list(families), cameras, background, lights, objects, words, world.smooth)
     return scene, [smoothed(p) for p in posed] if world.smooth else posed
 
 
@@ -577,17 +567,22 @@ def surroundings(
     return lights, sample_background(rng, place, corners, lights.sun_direction, tall=float(everything[:, 1].max()))
 
 
-def empty_scene(rng: np.random.Generator, world: World, place: str, size: tuple[int, int]) -> Scene:
+def empty_scene(
+    rng: np.random.Generator, world: World, place: str, size: tuple[int, int], view_count: int = 1, frames: int = 1
+) -> Scene:
     """A place with things in it and nobody."""
-    eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0]) + rng.uniform(2.0, 5.0) * views.unit(
-        rng.uniform(-np.pi, np.pi), 0.0
-    )
-    objects = put_down(rng, world, Clutter(eye, np.zeros((1, 3)), []), place == "outdoors", False)
+    eye = np.array([0.0, rng.uniform(0.5, 2.2), 0.0])
+    eye = eye + rng.uniform(2.0, 5.0) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
+    objects = put_down(rng, world, Clutter(eye, np.zeros((1, 3)), []), place == "outdoors", view_count > 1)
+    cloud = np.array([(x, y, z) for x in (-0.4, 0.4) for y in (0.0, 1.7) for z in (-0.4, 0.4)])
     target = np.array([0.0, rng.uniform(0.2, 1.4), 0.0]) + rng.normal(0, 0.3, 3)
-    camera = views.camera_at(eye, target, max(size) * rng.uniform(0.8, 1.7), size, views.sample_roll(rng))
-    cloud = np.array([(0, 0, 0), (0, 1.7, 0)])
-    lights, background = surroundings(rng, place, eye[None], cloud, objects)
-    return Scene([[]], [], [], [camera], background, lights, objects, f"{place}/{lights.kind}/empty", world.smooth)
+    cameras = [views.camera_at(eye, target, max(size) * rng.uniform(0.8, 1.7), size, views.sample_roll(rng))]
+    if view_count > 1:
+        cameras = views.ring(rng, cloud, view_count, size)
+    eyes = np.stack([camera.center[0].numpy() for camera in cameras])
+    lights, background = surroundings(rng, place, eyes, cloud, objects)
+    words = f"{place}/{lights.kind}/empty"
+    return Scene([[]] * frames, [], [], cameras, background, lights, objects, words, world.smooth)
 
 
 # ---------------------------------------------------------------- pictures
