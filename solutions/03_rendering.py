@@ -23,22 +23,20 @@
 #   equal shares of faces, upper bodies and full bodies, each with a soft mask, depth and normals that are exact by
 #   construction. Scans, it argues, are too coarse for hair, eyelids and glasses (its Figure 4).
 #
-# In this chapter you build the machine behind such data: a **rasteriser**, from the question "on which side of a
-# line is this point?" to a batch of people with all their labels.
-#
-# **What you will build**: the picture below. One posed body as colour, coverage, depth, normals, body parts and
-# triangles: six answers to one question, *which triangle does this pixel see, and where on it?*
+# **What you will build**: the machine behind such data, a **rasteriser**, and with it the picture below. One posed body
+# as colour, coverage (alpha), depth, normals, body parts and triangles: six answers to one question, *which triangle
+# does this pixel see, and where on it?*
 #
 # | | |
 # |---|---|
 # | **You should know** | chapters 01 (cameras, conventions) and 02 (the body); basic PyTorch |
 # | **Reading** | 60 minutes |
-# | **Exercises** | ten, about 100 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 1 minute on a CPU, under 2 GB of memory; nothing is trained here |
+# | **Exercises** | ten, about 85 minutes |
+# | **Runs** | `smoke` 15 s · `laptop` 30 s on a CPU, under 2 GB of memory; nothing is trained here |
 # | **From the papers** | DAViD §3.1 and supplement A · Sapiens §3.5, §3.6 |
 #
 # **Letters.** B batch · H W image · V vertices · F faces · C channels; and in this chapter N triangles, M pieces of
-# them, P pixels. A **face** is a triangle of a mesh: three vertex ids.
+# them, P pixels or points. A **face** is a triangle of a mesh: three vertex ids.
 
 # %%
 # %matplotlib inline
@@ -82,7 +80,7 @@ for joint, turn in {"left_shoulder": (0.1, -0.2, -1.05), "right_shoulder": (0.1,
     pose[0, JOINT_NAMES.index(joint)] = torch.tensor(turn)
 with torch.no_grad():
     person, joints = body(pose=pose)  # (1, V, 3), (1, 55, 3)
-head = joints[0, JOINT_NAMES.index("head")] + torch.tensor([0.0, 0.04, 0.03])  # the joint is at the neck's upper end
+head = joints[0, JOINT_NAMES.index("head")] + torch.tensor([0.0, 0.07, 0.03])  # the joint is at the neck's upper end
 drawn = person[:, faces.unique()]  # without the vertices that no face uses
 low, high = drawn.amin(1), drawn.amax(1)  # (1, 3) each
 middle = (low + high) / 2
@@ -113,9 +111,8 @@ parts = part_of_vertex[faces[fragments.face[0], 0]] * seen
 pictures = [colour[0] * seen[..., None] + ~seen[..., None], seen.float(), plots.colour_depth(fragments.depth[0])]
 pictures += [plots.colour_normals(finished.camera_normals(normals, camera)[0]), plots.colour_parts(parts)]
 pictures += [plots.colour_ids(fragments.face[0], nothing=-1)]
-plots.show_images(
-    [p[:, 62:-62] for p in pictures], ["colour", "alpha", "depth", "normals", "parts", "faces"], height=3.1
-)
+titles = ["colour", "alpha", "depth", "normals", "parts", "faces"]
+plots.show_images([p[:, 62:-62] for p in pictures], titles, height=3.1)
 
 # %% [markdown]
 # *From left to right: a shaded grey body; white where there is a person; bright where she is near; the direction
@@ -197,8 +194,9 @@ triangle = torch.tensor([[8.0, 4.0], [36.0, 12.0], [14.0, 30.0]])  # clockwise o
 centres = pixel_centres((34, 44))
 edges = [edge_function(triangle[i], triangle[(i + 1) % 3], centres) for i in range(3)]
 inside = torch.stack(edges).amin(0) > 0
-plots.show_images([*edges, inside.float()], ["$E_{ab}$", "$E_{bc}$", "$E_{ca}$", "all three > 0"], height=2.0,
-                           cmap="coolwarm")  # fmt: skip
+pictures = [edge / edge.abs().max() for edge in edges] + [inside * 2.0 - 1]
+titles = ["$E_{ab}$", "$E_{bc}$", "$E_{ca}$", "all three > 0"]
+plots.show_images(pictures, titles, height=2.0, cmap="coolwarm", vmin=-1, vmax=1)
 for ax in plt.gcf().axes:
     ax.plot(*(triangle[[0, 1, 2, 0]].T - 0.5), color="black", lw=1)
     for label, (x, y) in zip("abc", triangle.tolist(), strict=True):
@@ -206,10 +204,9 @@ for ax in plt.gcf().axes:
 assert abs(int(inside.sum()) - edge_function(*triangle) / 2) < 6  # pixels counted, area computed
 
 # %% [markdown]
-# *Three pictures shaded from blue (negative) to red (positive) across the lines ab, bc and ca; in the fourth the
+# *Three pictures shaded from blue (negative) to red (positive), pale on the lines ab, bc and ca; in the fourth the
 # pixels that are on the positive side of all three: the triangle.* Turn the corners around and all signs turn: a
-# triangle seen from behind. (Meshes list corners counter-clockwise as seen from outside. Remember it for the
-# speed-up in section 5.)
+# triangle seen from behind. (Meshes list corners counter-clockwise as seen from outside; here they are clockwise.)
 #
 # ## 2 Where on the triangle?
 #
@@ -321,13 +318,8 @@ for corners in (floor[[0, 1, 2]], floor[[1, 3, 2]]):
     for picture, weights in zip(pictures, (on_screen, in_space), strict=True):
         picture[inside] = (weights @ corners)[inside]  # the point in space that the pixel is said to see
 boards = [((p[..., 0] * 2.5).floor() + (p[..., 2] * 2.5 + 0.2).floor()) % 2 for p in pictures]
-plots.show_images(
-    [0.35 + 0.5 * b for b in boards],
-    ["weights of the screen: wrong", "perspective-correct"],
-    height=2.2,
-    vmin=0,
-    vmax=1,
-)
+titles = ["weights of the screen: wrong", "perspective-correct"]
+plots.show_images([0.35 + 0.5 * b for b in boards], titles, height=2.2, vmin=0, vmax=1)
 # %%
 rays = torch.cat([centres, torch.ones(*size, 1)], -1) @ torch.linalg.inv(K).T  # (H, W, 3)
 truth = rays / rays[..., 1:2]  # (H, W, 3), where the ray meets the plane y = 1
@@ -345,7 +337,7 @@ assert errors[0] > 0.5 and errors[1] < 1e-4
 # **The question.** A pixel is covered by several triangles. Which one does it see?
 #
 # **The idea.** The nearest. Keep a picture of the depth seen so far, the **z-buffer** (Catmull 1974), infinite at
-# first. A triangle draws where it is inside *and* nearer. The order of the triangles no longer matters.
+# first. A triangle draws where it is inside *and* nearer; at equal depth the one that came first stays.
 #
 # ### Exercise 03.5 — the depth test  ●●○ (8 min)
 #
@@ -401,9 +393,8 @@ start = time.perf_counter()
 slow_depth, slow_face = rasterize_slowly(ring[ring_faces], K, (96, 96))
 slow_ms = (time.perf_counter() - start) * 1e3 / len(ring_faces)
 plots.show_images([plots.colour_depth(slow_depth), plots.colour_ids(slow_face, nothing=-1)], ["depth", "face"])
-print(
-    f"{slow_ms:.2f} ms a face, so one body of {len(faces):,} faces at 96 x 96 takes {slow_ms * len(faces) / 1e3:.0f} s"
-)
+loop_ms = slow_ms * len(faces)
+print(f"{slow_ms:.2f} ms a face: one body of {len(faces):,} faces at 96 x 96 takes {loop_ms / 1e3:.0f} s")
 
 # %% [markdown]
 # *A ring of 576 triangles as depth (bright is near) and as coloured triangles. The near part of the ring hides the
@@ -419,8 +410,7 @@ print(
 # **The idea**, in three steps, none of which has a loop:
 #
 # 1. *A row of a triangle is an interval.* Do not ask each pixel whether it is inside. Ask each **row** of a
-#    triangle where its two edges cross the row's centre line. Between the crossings all pixels are inside, outside
-#    none.
+#    triangle where two edges cross the row's centre line: the pixels between the crossings are inside.
 # 2. *One long list.* Triangles have different numbers of rows, rows have different numbers of pixels. Write all
 #    rows of all triangles of the whole batch into one list, then all pixels of all rows into another. (A piece of a
 #    triangle at a pixel is called a **fragment**.)
@@ -428,7 +418,9 @@ print(
 #    into one 64-bit integer that sorts by depth; then one `scatter_reduce_(..., "amin")` is the z-buffer of the whole
 #    batch.
 #
-# ### Step 2 first: the list
+# Step 1 uses the tools of steps 2 and 3, so we build those first.
+#
+# ### Step 2: the list
 #
 # Suppose three rows have 2, 0 and 3 pixels. The list has five fragments, and each has to know its row and its place
 # in it:
@@ -522,8 +514,7 @@ assert (keys & 0xFFFFFFFF)[[1, 3]].tolist() == [12, 3] and keys[0] == NOTHING
 # short edge, each row of the lower half by the long and the lower short edge.
 #
 # Along an edge, $x$ and $1/z$ are both linear (equation 03.3), so one line of arithmetic gives both crossings of a
-# row; and between them $1/z$ is linear again. All in all: differences of nearby numbers and weighted means, no
-# division by an area that might be zero.
+# row; and between them $1/z$ is linear again. Nothing is divided by an area that might be zero.
 #
 # **Ties.** Which pixels lie between the crossings $x_l \le x_r$? Those whose centres are in the half-open
 # interval $[x_l, x_r)$: the first is $\lceil x_l - 0.5 \rceil$, and $\lceil x_r - 0.5 \rceil$ is the first that is
@@ -551,8 +542,11 @@ def sort_by_row(points: Tensor, corners: Tensor, height: int) -> tuple[Tensor, T
 
 
 # %% [markdown]
-# (Sorting by a packed key once more: row in front, corner behind. `minimum` and `maximum` of whole numbers have no
-# branches; `torch.where` would take twenty times as long.)
+# (A packed key once more: row in front, corner behind. `minimum` and `maximum` of whole numbers sort three corners
+# several times as fast as `torch.where` would.)
+#
+# In the next cell each triangle has two **halves**, above and below its middle corner: half $2n$ and $2n + 1$ belong
+# to triangle $n$. A half has one short edge; both halves share the long one.
 
 
 # %% tags=["export"]
@@ -832,13 +826,13 @@ print(f"{len(seen_face):,} pixels see {len(seen_face.unique()):,} of {len(faces)
 # triangle, and keep three constants per edge:
 #
 # $$E_{ab}(p) = A\,p_x + B\,p_y + C, \qquad C = a_x b_y - b_x a_y, \qquad
-# \frac{1}{z} = \sum_i \frac{E_i(p)}{\text{area}} \cdot \frac{1}{z_i}. \tag{03.4}$$
+# \frac{1}{z} = \sum_i \frac{E_i(p)}{\text{area}} \cdot \frac{1}{z_i}, \tag{03.4}$$
 #
-# It is what many rasterisers do, and correct in algebra. Now put in numbers: near the middle of a $512^2$
-# picture, $a_x b_y$ is about 65,000; float32 has seven digits, so it is rounded to the nearest 0.004. The other
-# product is almost the same, because the triangle is only three pixels wide: the difference that counts, the area,
-# is about 4. Of seven digits three survive. This is **catastrophic cancellation**: no single operation is wrong,
-# and the digits are gone.
+# where $E_i$ is the edge opposite to corner $i$. It is what many rasterisers do, and correct in algebra. Now put in
+# numbers: near the middle of a $512^2$ picture, $a_x b_y$ is about 65,000; float32 has seven digits, so it is rounded
+# to the nearest 0.004. The other product is almost the same, because the triangle is only three pixels wide: the
+# difference that counts, the area, is about 4. Of seven digits three survive. This is **catastrophic cancellation**:
+# no single operation is wrong, and the digits are gone.
 #
 # Measure it: depth by constants, at all pixels that see a face, against the same formula in float64.
 
@@ -879,11 +873,10 @@ figure = plt.gcf()
 _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of the error in metres", shrink=0.8)
 
 # %% [markdown]
-# *The upper body at 512 pixels, coloured by the error of its depth. Left, constants formed from the picture's
-# corner: millimetres almost everywhere, and bright specks on slanted triangles that are off by decimetres. Right,
-# formed from each triangle's own corner: dark.* A median of half a millimetre goes unnoticed for months. The
-# largest errors are labels a foot away from the person. (Dividing by the *sum of the three wrong areas* instead of
-# the right one forgives most of it, since their errors are alike. Try it; then find a mesh where they are not.)
+# *The upper body at 512 pixels, coloured by the error of its depth. Left, constants formed from the picture's corner:
+# tenths of millimetres almost everywhere, and bright specks on slanted triangles that are off by decimetres. Right,
+# formed from each triangle's own corner: dark.* A median of half a millimetre goes unnoticed for months. The largest
+# errors are labels a foot away from the person.
 #
 # **The cure** costs nothing: subtract *before* multiplying. Measured from a point nearby, all numbers are small,
 # and small numbers have small rounding errors. (Such a subtraction is even exact: close floats differ by a float.
@@ -895,12 +888,12 @@ _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of th
 #
 # $$d_i = (x_i - z_i r_x,\; y_i - z_i r_y) \tag{03.5}$$
 #
-# away from it: two small numbers. The ray meets the triangle where $\sum_i \beta_i d_i = 0$, so the weights are,
-# once more, areas: $\beta_1 \propto d_2 \times d_3$, and so on around. Look what happened: there is no projection,
-# so nothing to correct for perspective, and corners behind the camera are as good as others, so *nothing to clip*.
-# The weights refer to the original face. And since only sums, products and one division are involved, **gradients**
-# flow from them to the vertices and to the camera. (The search for the face itself has no gradient: which face a
-# pixel sees does not change a little, it changes or not.)
+# away from it: two small numbers. The ray meets the triangle where $\sum_i \beta_i d_i = 0$, so the weights are, once
+# more, areas: $\beta_1 \propto d_2 \times d_3 = d_{2x} d_{3y} - d_{3x} d_{2y}$, and so on around. There is no
+# projection, so nothing to correct for perspective, and corners behind the camera are as good as others, so *nothing
+# to clip*. The weights refer to the original face. And since only sums, products and one division are involved,
+# **gradients** flow from them to the vertices and to the camera. (The search for the face has no gradient: which face
+# a pixel sees does not change a little, it changes or not.)
 
 
 # %% tags=["export"]
@@ -927,9 +920,8 @@ def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Ten
 
 # %%
 weights, depth = pixel_barycentrics(points, faces, camera.K, (image, row, column, seen_face))
-error = (
-    depth - pixel_barycentrics(points.double(), faces, camera.K.double(), (image, row, column, seen_face))[1]
-).abs()
+_, exact = pixel_barycentrics(points.double(), faces, camera.K.double(), (image, row, column, seen_face))
+error = (depth - exact).abs()
 print(f"measured from the ray: median {error.median() * 1e3:.5f} mm, largest {error.max():.6f} m")
 assert error.median() < 1e-6 and error.quantile(0.9999) < 1e-5
 
@@ -975,6 +967,19 @@ def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int
 
 
 # %% tags=["export"]
+def unpack(keys: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Keys (B, H, W) -> face ids (B, H, W), -1 at NOTHING; the P pixels that see one: index (P,); image, row, column, face.
+
+    The face ids take the place of the keys.
+    """
+    _, height, width = keys.shape
+    image, row, column = (keys != NOTHING).nonzero(as_tuple=True)
+    face = keys.bitwise_left_shift_(32).bitwise_right_shift_(32)  # the low half of the key; NOTHING becomes -1
+    pixel = (image * height + row) * width + column
+    return face, pixel, (image, row, column, face.view(-1).index_select(0, pixel))
+
+
+# %% tags=["export"]
 def rasterize(
     vertices: Tensor,
     faces: Tensor,
@@ -1000,11 +1005,7 @@ def rasterize(
     with torch.no_grad():
         triangles = visible_triangles(points.detach(), faces, K.detach(), size, near)
         triangles = facing_camera(triangles) if cull_backfaces else triangles
-        face = nearest_faces(triangles, len(points), size, at_once)
-        seen = (face != NOTHING).nonzero(as_tuple=True)  # image, row, column of P pixels
-        face = face.bitwise_left_shift_(32).bitwise_right_shift_(32)  # the low half of the key; NOTHING becomes -1
-        pixel = (seen[0] * size[0] + seen[1]) * size[1] + seen[2]
-        seen = (*seen, face.view(-1).index_select(0, pixel))
+        face, pixel, seen = unpack(nearest_faces(triangles, len(points), size, at_once))
     barycentric, depth = points.new_zeros(*face.shape, 3), points.new_full(face.shape, torch.inf)
     for part in zip(pixel.split(at_once), *(values.split(at_once) for values in seen), strict=True):
         weights, z = pixel_barycentrics(points, faces, K, part[1:])
@@ -1024,7 +1025,6 @@ assert torch.allclose(fast.depth[0], slow_depth, atol=1e-5)
 start = time.perf_counter()
 batch = rasterize(person.expand(8, -1, -1), faces, look(96), 96)
 fast_ms = (time.perf_counter() - start) * 1e3 / 8
-loop_ms = slow_ms * len(faces)
 print(f"a body: {fast_ms:.1f} ms; the loop would take {loop_ms:,.0f} ms: {loop_ms / fast_ms:,.0f} times as long")
 
 # %% [markdown]
@@ -1032,15 +1032,16 @@ print(f"a body: {fast_ms:.1f} ms; the loop would take {loop_ms:,.0f} ms: {loop_m
 # old place and let the rasteriser's gradient find the new one.
 
 # %%
-camera, moved = look(96), torch.tensor([0.06, -0.05, 0.12])
+side, moved = pick(smoke=48, laptop=96), torch.tensor([0.06, -0.05, 0.12])
+camera = look(side)
 with torch.no_grad():
-    target = rasterize(person + moved, faces, camera, 96)
+    target = rasterize(person + moved, faces, camera, side)
 shift = torch.zeros(3, requires_grad=True)
 optimizer = torch.optim.Adam([shift], lr=0.03)
 schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.93)
 history = []
 for _ in range(pick(smoke=30, laptop=60)):
-    now = rasterize(person + shift, faces, camera, 96)
+    now = rasterize(person + shift, faces, camera, side)
     both = (now.face >= 0) & (target.face >= 0)
     loss = (now.depth - target.depth)[both].abs().mean()
     optimizer.zero_grad()
@@ -1053,9 +1054,8 @@ print("found", [round(v, 3) for v in shift.tolist()], "true", [round(v, 3) for v
 assert history[-1] < 0.1 * history[0]
 
 # %% [markdown]
-# *The error of the estimated place falls from some 100 mm to a few.* What a silhouette knows is not in this gradient:
-# pixels where one picture has a person and the other has none are left out, since no small change of the vertices
-# changes what they see. (Soft rasterisers blur the edges to get a gradient there. Labels want sharp edges.)
+# *The error of the estimated place falls from some 100 mm to a few, or less.* Only pixels where both pictures have a
+# person count: the outline itself has no gradient. (Soft rasterisers blur it to get one. Labels want sharp edges.)
 
 # %% [markdown]
 # ## 10 From corners to pixels
@@ -1112,22 +1112,20 @@ def interpolate(fragments: Fragments, faces: Tensor, attributes: Tensor) -> Tens
 check(interpolate)
 
 # %%
-camera = look(200, zoom=8.5, target=head, height=0.1)
+camera = look(200, zoom=10.5, target=head, height=0.1)
 fragments = rasterize(person, faces, camera, 200)
 seen = fragments.face[0] >= 0
 place = interpolate(fragments, faces, body.template)[0]  # (H, W, 3): where each pixel's point was in the rest pose
 stripes = (place[..., 1] * 100 % 2 < 1).float() * 0.6 + 0.2
-plots.show_images(
-    [torch.where(seen[..., None], fragments.barycentric[0], 1.0), torch.where(seen, stripes, 1.0)],
-    ["weights", "a stripe per cm of height at rest"],
-)
+close = rasterize(person, faces, look(200, zoom=60, target=head, height=0.1), 200).barycentric[0]
+plots.show_images([close, torch.where(seen, stripes, 1.0)], ["weights, close up", "1 cm of height at rest"], height=2.8)
 depth = camera.to_camera(interpolate(fragments, faces, person).flatten(1, 2))[0, :, 2].view(200, 200)
 assert torch.allclose(depth[seen], fragments.depth[0][seen], atol=1e-5)  # places are where the z-buffer says
 
 # %% [markdown]
-# *A head at 200 pixels. Left: the barycentric weights as colours, a small rainbow on each triangle. Right: stripes
-# drawn by the height of each point in the rest pose, one centimetre each; they follow the surface because the body
-# carries them along.* Patterns of clothes in `course_lib.data` are made in just this way.
+# *Left: the middle of the face, the barycentric weights as colours, a small rainbow on each triangle. Right: stripes
+# of one centimetre by the height of each point in the rest pose; they follow the surface because the body carries
+# them along.* Patterns of clothes in `course_lib.data` are made in just this way.
 #
 # ## 11 Which way does it face?
 #
@@ -1203,12 +1201,12 @@ world_normals = normalize(interpolate(fragments, faces, vertex_normals(person, f
 a, b, c = person[0, faces[fragments.face[0]]].unbind(-2)  # (H, W, 3) each
 flat_normals = normalize(torch.linalg.cross(b - a, c - a), dim=-1)[None] * seen[..., None]
 pictures = [camera_normals(n, camera)[0] for n in (flat_normals, world_normals)]
-plots.show_images([plots.colour_normals(n) for n in pictures], ["a normal per face", "interpolated vertex normals"])
+titles = ["a normal per face", "interpolated vertex normals"]
+plots.show_images([plots.colour_normals(n) for n in pictures], titles, height=2.8)
 length = world_normals[0][seen].norm(dim=-1)
 assert torch.allclose(length, torch.ones_like(length), atol=1e-5)
-assert (
-    pictures[1][seen][:, 2] > 0
-).float().mean() > 0.97  # what we see faces us, but for the last pixels of the outline
+facing = pictures[1][seen][:, 2] > 0
+assert facing.float().mean() > 0.97  # what we see faces us, but for the last pixels of the outline
 
 # %% [markdown]
 # *The head's normals as colours. Left one normal per triangle: facets. Right interpolated: smooth. Surfaces that
@@ -1290,7 +1288,7 @@ plots.show_images([picture[0] * seen[..., None] + ~seen[..., None] for picture i
 def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0.015) -> Tensor:
     """World places (B, H, W, 3) -> (B, H, W, 1): 1 where `light`, with its depth (B, h, w), sees them; else 0."""
     points = places.flatten(1, 2)  # (B, H * W, 3)
-    column, row = light.project(points).long().unbind(-1)
+    column, row = light.project(points).floor().long().unbind(-1)
     batch, height, width = light_depth.shape
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     nearest = light_depth.flatten(1).expand(len(points), -1).gather(1, index)  # (B, H * W)
@@ -1301,9 +1299,7 @@ def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0
 
 # %%
 ground_height = low[0, 1].item()
-corners = torch.tensor(
-    [[-9.0, ground_height, -9], [-9, ground_height, 9], [9, ground_height, 9], [9, ground_height, -9]]
-)
+corners = torch.tensor([[-9.0, 0, -9], [-9, 0, 9], [9, 0, 9], [9, 0, -9]]) + torch.tensor([0, ground_height, 0])
 scene = torch.cat([person, corners[None]], 1)  # she stands on a square of 18 x 18 m
 scene_faces = torch.cat([faces, torch.tensor([[0, 1, 2], [0, 2, 3]]) + person.shape[1]])
 scene_normals = torch.cat([vertex_normals(person, faces), torch.tensor([0.0, 1, 0]).expand(1, 4, 3)], 1)
@@ -1340,7 +1336,7 @@ sliders
 # for those who read this on a page.)
 
 # %%
-settings = [(25, 55, 40), (25, -70, 25), (-60, 55, 40), (140, 120, 60)]
+settings = [(25, 55, 40), (25, -70, 25), (-60, 55, 40), (140, 120, 60)][: pick(smoke=2, laptop=4)]
 titles = [f"yaw {y}, sun {a} and {h} high" for y, a, h in settings]
 plots.show_images([portrait(float(y), float(a), float(h), 192)[0] for y, a, h in settings], titles, height=2.6)
 
@@ -1366,7 +1362,7 @@ def downsample(picture: Tensor, factor: int) -> Tensor:
 
 
 # %%
-camera = look(64, zoom=6.5, target=head, height=0.1)
+camera = look(64, zoom=9.0, target=head, height=0.1)
 masks = []
 for factor in (1, 2, 4):
     fine = camera.cropped(torch.tensor([[0.0, 0, 64, 64]]), (64 * factor, 64 * factor))
@@ -1423,8 +1419,8 @@ assert torch.equal(result["parts"] > 0, result["depth"].isfinite())
 #
 # A rasteriser projects triangles onto pixels. A *ray tracer* goes the other way: it sends a ray through each pixel
 # and searches for the first triangle that it hits, in a tree of boxes. Different algorithm, different code, same
-# question: a good judge. **Embree** is Intel's ray tracer, the fastest there is for a CPU; `trimesh` speaks to it
-# where the package `embreex` is installed.
+# question: a good judge. **Embree** is Intel's ray tracer for CPUs; `trimesh` speaks to it where the package
+# `embreex` is installed.
 
 
 # %%
@@ -1481,7 +1477,7 @@ except ImportError:
 # %%
 from course_lib.data.worlds import render_samples
 
-SHEET, SIDE = pick(smoke=4, laptop=8), pick(smoke=128, laptop=192)
+SHEET, SIDE = pick(smoke=3, laptop=8), pick(smoke=96, laptop=192)
 warm_up = list(render_samples("wild", "train", seed=3, index=1000, size=(32, 32)))  # loads the body and its wardrobe
 start = time.perf_counter()
 samples = [s for index in range(SHEET) for s in render_samples("wild", "train", seed=3, index=index, size=(SIDE, SIDE))]
@@ -1496,41 +1492,47 @@ for name in ("image", "alpha", "depth", "normals", "parts", "instances", "K"):
 # keypoints (filled: seen, hollow: hidden).
 
 # %%
-ROWS = ["image", "parts", "normals", "depth", "instances", "keypoints"]
 LIMBS = [(0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10), (5, 11), (6, 12), (11, 12),
          (11, 13), (13, 15), (12, 14), (14, 16)]  # fmt: skip
 
 
+def draw_people(ax, people):
+    """The 17 keypoints of each person, as far as they are known, over a picture."""
+    for person in people:
+        points = person.keypoints["coco17"]
+        known = points.visible > 0
+        limbs = [(a, b) for a, b in LIMBS if known[a] and known[b]]
+        plots.draw_keypoints(ax, np.where(known[:, None], points.points_2d, np.nan), points.visible == 2, limbs, 5)
+
+
+# %%
 def sheet(samples):
     """Every label of every sample: a figure with a column per sample."""
-    rows = [
-        [s.image for s in samples],
-        [plots.colour_parts(s.parts) for s in samples],
-        [plots.colour_normals(s.normals.transpose(1, 2, 0)) for s in samples],
-        [plots.colour_depth(s.depth) for s in samples],
-        [plots.colour_ids(s.instances) for s in samples],
-        [0.35 + 0.65 * s.image.mean(0, keepdims=True).repeat(3, 0) for s in samples],
-    ]
-    plots.show_images([picture for row in rows for picture in row], columns=len(samples), height=1.6)
-    for ax, name in zip(plt.gcf().axes[:: len(samples)], ROWS, strict=True):
+    rows = {
+        "image": [s.image for s in samples],
+        "parts": [plots.colour_parts(s.parts) for s in samples],
+        "normals": [plots.colour_normals(s.normals.transpose(1, 2, 0)) for s in samples],
+        "depth": [plots.colour_depth(s.depth) for s in samples],
+        "instances": [plots.colour_ids(s.instances) for s in samples],
+        "keypoints": [0.35 + 0.65 * s.image.mean(0, keepdims=True).repeat(3, 0) for s in samples],
+    }
+    plots.show_images([picture for row in rows.values() for picture in row], columns=len(samples), height=1.6)
+    axes = plt.gcf().axes
+    for ax, name in zip(axes[:: len(samples)], rows, strict=True):
         ax.text(-0.04, 0.5, name, transform=ax.transAxes, rotation=90, va="center", ha="right")
-    for ax, sample in zip(plt.gcf().axes[-len(samples) :], samples, strict=True):
-        for person in sample.people:
-            points = person.keypoints["coco17"]
-            known = points.visible > 0
-            limbs = [(a, b) for a, b in LIMBS if known[a] and known[b]]
-            plots.draw_keypoints(ax, np.where(known[:, None], points.points_2d, np.nan), points.visible == 2, limbs, 5)
+    for ax, sample in zip(axes[-len(samples) :], samples, strict=True):
+        draw_people(ax, sample.people)
 
 
 sheet(samples)
+
 # %% [markdown]
 # *A sheet of rendered people, dressed, posed and lit in rooms and outdoors, each with the labels of the same
 # picture below it.* Every pixel of every row is the same `rasterize` that you began with the sign of a cross
 # product.
 #
-# **The labels agree with each other**, because they come from one z-buffer. That is worth testing: where a label
-# set was glued together from several renderers, it is off by a pixel at the outlines. And the depth says, pixel by
-# pixel, which way the surface must face: a second opinion on the normals.
+# **The labels agree with each other**, because they come from one z-buffer. That is worth testing: labels glued
+# together from several renderers are off by a pixel at the outlines.
 
 # %%
 for s in samples:

@@ -60,7 +60,7 @@ def keep_nearest(
     return torch.where(closer, depth, depth_buffer), torch.where(closer, face, face_buffer)
 
 
-# Chapter 03, section "Step 2 first: the list", exercise 03.6
+# Chapter 03, section "Step 2: the list", exercise 03.6
 def expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     """counts (N,) -> for each of the sum(counts) pieces the item it belongs to, and its place in that item (from 0)."""
     item = torch.repeat_interleave(counts)  # (M,)
@@ -320,6 +320,19 @@ def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int
 
 
 # Chapter 03, section "9 The rasteriser, whole"
+def unpack(keys: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Keys (B, H, W) -> face ids (B, H, W), -1 at NOTHING; the P pixels that see one: index (P,); image, row, column, face.
+
+    The face ids take the place of the keys.
+    """
+    _, height, width = keys.shape
+    image, row, column = (keys != NOTHING).nonzero(as_tuple=True)
+    face = keys.bitwise_left_shift_(32).bitwise_right_shift_(32)  # the low half of the key; NOTHING becomes -1
+    pixel = (image * height + row) * width + column
+    return face, pixel, (image, row, column, face.view(-1).index_select(0, pixel))
+
+
+# Chapter 03, section "9 The rasteriser, whole"
 def rasterize(
     vertices: Tensor,
     faces: Tensor,
@@ -345,11 +358,7 @@ def rasterize(
     with torch.no_grad():
         triangles = visible_triangles(points.detach(), faces, K.detach(), size, near)
         triangles = facing_camera(triangles) if cull_backfaces else triangles
-        face = nearest_faces(triangles, len(points), size, at_once)
-        seen = (face != NOTHING).nonzero(as_tuple=True)  # image, row, column of P pixels
-        face = face.bitwise_left_shift_(32).bitwise_right_shift_(32)  # the low half of the key; NOTHING becomes -1
-        pixel = (seen[0] * size[0] + seen[1]) * size[1] + seen[2]
-        seen = (*seen, face.view(-1).index_select(0, pixel))
+        face, pixel, seen = unpack(nearest_faces(triangles, len(points), size, at_once))
     barycentric, depth = points.new_zeros(*face.shape, 3), points.new_full(face.shape, torch.inf)
     for part in zip(pixel.split(at_once), *(values.split(at_once) for values in seen), strict=True):
         weights, z = pixel_barycentrics(points, faces, K, part[1:])
@@ -424,7 +433,7 @@ def shade(
 def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0.015) -> Tensor:
     """World places (B, H, W, 3) -> (B, H, W, 1): 1 where `light`, with its depth (B, h, w), sees them; else 0."""
     points = places.flatten(1, 2)  # (B, H * W, 3)
-    column, row = light.project(points).long().unbind(-1)
+    column, row = light.project(points).floor().long().unbind(-1)
     batch, height, width = light_depth.shape
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     nearest = light_depth.flatten(1).expand(len(points), -1).gather(1, index)  # (B, H * W)
@@ -439,4 +448,4 @@ def downsample(picture: Tensor, factor: int) -> Tensor:
     return reduce(picture, "b (h i) (w j) c -> b h w c", "mean", i=factor, j=factor)
 
 
-# course build sealed the text above: e2c5cb177a65a493
+# course build sealed the text above: 2650a26662054591

@@ -52,7 +52,7 @@ def edge_function(answer):
     points = torch.randn(4, 5, 2)
     a, b = torch.randn(2), torch.randn(2)
     expected = (b[0] - a[0]) * (points[..., 1] - a[1]) - (b[1] - a[1]) * (points[..., 0] - a[0])
-    expect_close(answer(a, b, points), expected, "one line and (4, 5, 2) points")
+    expect_close(answer(a, b, points), expected, "one line and (4, 5, 2) points (x and y are the *last* dimension)")
 
 
 @wrong_answer("03.1", says="turned around")
@@ -63,6 +63,11 @@ def edge_the_other_way(a, b, p):
 @wrong_answer("03.1", says="dot product")
 def edge_dot_product(a, b, p):
     return ((b - a) * (p - a)).sum(-1)
+
+
+@wrong_answer("03.1", says="last")
+def edge_of_the_first_dimension(a, b, p):
+    return (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
 
 
 @wrong_answer("03.1", says="twice as much")
@@ -115,6 +120,18 @@ def barycentric_coordinates(answer):
     expect_close(at_corners, torch.eye(3), "the weights at the corners themselves")
     points = torch.rand(6, 4, 2) * 10
     weights = answer(TRIANGLE, points)
+    expect_not_close(
+        weights.sum(),
+        torch.tensor(1.0),
+        "All weights of all points sum to 1 together. They should at each point: sum over the last dimension only",
+    )
+    areas = rendering.barycentric_coordinates(TRIANGLE, points)
+    expect_not_close(
+        weights,
+        areas / areas.abs().sum(-1, keepdim=True),
+        "Outside the triangle the weights do not sum to 1: one is negative there. Divide by the sum of the areas as it "
+        "is, not of their absolute values",
+    )
     expect_close(weights, rendering.barycentric_coordinates(TRIANGLE, points), "the weights at 6 x 4 points")
     expect_close(
         answer(TRIANGLE.flip(0), points),
@@ -129,6 +146,12 @@ def barycentric_unnormalised(triangle, points):
     a, b, c = triangle
     edge = rendering.edge_function
     return torch.stack([edge(b, c, points), edge(c, a, points), edge(a, b, points)], -1)
+
+
+@wrong_answer("03.3", says="absolute values")
+def barycentric_of_absolute_areas(triangle, points):
+    weights = rendering.barycentric_coordinates(triangle, points)
+    return weights / weights.abs().sum(-1, keepdim=True)
 
 
 @wrong_answer("03.3", says="opposite")
@@ -213,6 +236,10 @@ def keep_nearest(answer):
         painted = torch.tensor([[2.0, 2.0, 2.0, torch.inf]])
         expect_not_close(result[0], painted, "The last face drawn won, even behind another: compare the depths")
     expect_close(result, expected, "depth and face after drawing one face")
+    tie = answer(depth, torch.full((1, 4), 4), inside, depth, 9)
+    expect_equal(
+        tie[1].tolist(), [[4] * 4], "the faces where both are equally far away (the first one stays: <, not <=)"
+    )
 
 
 @wrong_answer("03.5", says="farther one won")
@@ -230,6 +257,12 @@ def ignore_inside(depth_buffer, face_buffer, inside, depth, face):
 @wrong_answer("03.5", says="last face drawn")
 def painter(depth_buffer, face_buffer, inside, depth, face):
     return torch.where(inside, depth, depth_buffer), torch.where(inside, face, face_buffer)
+
+
+@wrong_answer("03.5", says="first one stays")
+def last_of_equals(depth_buffer, face_buffer, inside, depth, face):
+    closer = inside & (depth <= depth_buffer)
+    return torch.where(closer, depth, depth_buffer), torch.where(closer, face, face_buffer)
 
 
 @wrong_answer("03.5", says="changed in place")
@@ -285,6 +318,10 @@ def pack(answer):
         key.dtype == torch.int64,
         f"the keys are {key.dtype}: they must be int64. Widen the bits first (.long()), then shift",
     )
+    expect(
+        not torch.equal(key, face),
+        "Only the face is left: an int32 has no room for its bits 32 places up. Widen them first (.long()), then shift",
+    )
     order = key.argsort().tolist()
     expect(
         order != [0, 2, 3, 1], "The keys sort by face first: depth's bits belong into the upper half (shift them by 32)"
@@ -311,6 +348,11 @@ def micrometres(depth, face):
 @wrong_answer("03.7", says="face first")
 def face_above(depth, face):
     return (face << 32) | depth.view(torch.int32).long()
+
+
+@wrong_answer("03.7", says="no room")
+def shifted_as_int32(depth, face):
+    return (depth.view(torch.int32) << 32).long() | face
 
 
 @wrong_answer("03.7", says="int64")
@@ -406,6 +448,12 @@ def vertex_normals(answer):
         "products before adding them: their length is what makes large faces count more",
         atol=1e-3,
     )
+    expect_not_close(
+        found,
+        normals_of_one_face(vertices, QUAD_FACES),
+        "Where faces share a vertex only one of them was counted: `normals[:, corner] += ...` writes each vertex once. "
+        "index_add adds them all",
+    )
     expect_close(found, expected, "the normals of a bent square, and 0 for a vertex without faces")
     expect_close(answer(tent, tent_faces), by_area, "two faces of different size")
 
@@ -413,6 +461,15 @@ def vertex_normals(answer):
 @wrong_answer("03.9", says="inwards")
 def normals_inwards(vertices, faces):
     return -rendering.vertex_normals(vertices, faces)
+
+
+@wrong_answer("03.9", says="index_add")
+def normals_of_one_face(vertices, faces):
+    a, b, c = (vertices[:, corner] for corner in faces.T)
+    normals = torch.zeros_like(vertices)
+    for corner in faces.T:
+        normals[:, corner] += torch.linalg.cross(b - a, c - a)
+    return torch.nn.functional.normalize(normals, dim=-1)
 
 
 @wrong_answer("03.9", says="lengths")

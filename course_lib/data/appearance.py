@@ -81,7 +81,7 @@ def eyelids(style: Look, p: Tensor, albedo: Tensor) -> Tensor:
 
 
 def hair_on_skin(style: Look, p: Tensor, albedo: Tensor, strokes: Tensor, above: Tensor, area: Tensor) -> Tensor:
-    """Albedo with beard, brows and shaved scalp; `above` (N,) metres over the hairline, `area` (N,) where beards grow."""
+    """Albedo with beard, brows and shaved scalp; `above` (N,) metres over the hairline, `area` (N,) of a beard."""
     face, hair = face_points(), linear(style.brow_hair) * 0.8 + 0.01
     albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(style, area, strokes))
     albedo = mix(albedo, hair * 0.75, brow(p, face, strokes, style))

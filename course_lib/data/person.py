@@ -487,7 +487,8 @@ def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[
     table = {"tee": 1.5, "long": 0.8, "jumper": 0.8, "shirt": 0.8, "polo": 0.35, "tank": 0.25}
     kind = choose(rng, table | ({"crop": 0.35, "blouse": 0.5, "tank": 0.5} if women else {}))
     sleeve, fit, material, details, necks = _TOPS[kind]
-    tucked = kind in ("shirt", "blouse", "tee", "long") and rng.random() < (0.4 if lower.kind == "skirt" else 0.22)
+    tucked = kind in ("shirt", "blouse", "tee", "long") and rng.random() < 0.22
+    tucked = kind != "crop" if lower.kind == "skirt" else tucked  # a skirt stands out from the hips
     hem = rng.uniform(-0.42, -0.3) if kind == "crop" else rng.uniform(0.0, 0.22)
     top = Garment(
         "shirt", "Upper_Clothing", **sample_print(rng, _PRINTS), material=material, sleeve=float(rng.uniform(*sleeve)),
@@ -495,17 +496,17 @@ def sample_upper(rng: np.random.Generator, women: bool, lower: Garment) -> list[
         tucked=tucked, waist=lower.waist, details=details,
     )  # fmt: skip
     jacket = rng.random() < 0.2 and kind not in ("jumper", "crop")
-    return [top, sample_jacket(rng, top)] if jacket else [top]
+    return [top, sample_jacket(rng, top, short=lower.kind == "skirt")] if jacket else [top]
 
 
-def sample_jacket(rng: np.random.Generator, top: Garment) -> Garment:
-    """An open jacket or cardigan, longer and wider than what is under it."""
+def sample_jacket(rng: np.random.Generator, top: Garment, short: bool) -> Garment:
+    """An open jacket or cardigan, wider than what is under it and longer, or `short`, to the waist."""
     prints = sample_print(rng, {"plain": 3, "heather": 1, "checks": 0.5, "denim": 0.8})
     if prints["pattern"] == "denim":
         prints["colour"] = jitter(rng, _DENIMS[rng.integers(3)], 0.05)
-    hem = max(top.hem, 0.0) + float(rng.choice([0.06, 0.12, 0.5]))
+    hem = top.waist - 0.01 if short else max(top.hem, 0.0) + float(rng.choice([0.06, 0.12, 0.5]))
     return Garment(
-        "jacket", "Upper_Clothing", sleeve=1.97, hem=hem, neck="crew", fit=float(rng.uniform(0.55, 1)),
+        "jacket", "Upper_Clothing", sleeve=1.97, hem=hem, neck="crew", fit=max(float(rng.uniform(0.55, 1)), top.fit + 0.15),
         material=str(rng.choice(["wool", "cotton", "leather"])), layer=5, details=("cuffs", "lapel"), **prints,
     )  # fmt: skip
 

@@ -150,6 +150,12 @@ class Hits:
     place: Tensor
     barycentric: Tensor
 
+    def hidden(self, count: int) -> Tensor:
+        """Which of `count` pixels show nothing of the background: (count,) bool."""
+        flags = torch.zeros(count, dtype=torch.bool)
+        flags[self.pixel] = self.covered.all(1)
+        return flags
+
 
 def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
@@ -309,17 +315,15 @@ def render_scene(
         raise ValueError("nothing to draw: give people, objects or a background")
     if posed is None and people:
         posed = pose_people(people)
-    joints = posed.joints if people else torch.zeros(0, 55, 3)
     colour, behind, normal = empty_background(size) if background is None else background.render(camera, size)
+    joints = posed.joints if people else torch.zeros(0, 55, 3)
     if not people and not objects:
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
     shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
     front = scene.front(camera)
     hits = visible_samples(scene, front, camera, supersample, behind)
-    hidden = torch.zeros(behind.numel(), dtype=torch.bool)
-    hidden[hits.pixel] = hits.covered.all(1)
-    backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hidden)
+    backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hits.hidden(behind.numel()))
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
     shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)

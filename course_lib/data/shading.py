@@ -107,15 +107,21 @@ def shade_background(
     if shadow is not None:
         seen = background_visibility(shadow, points, normals, lights)
         occlusion = sphere_occlusion(points, normals, joints)
-    light_in = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
-    light_in += ambient(lights, normals) * occlusion[:, None]
+    received = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
+    received += (ambient(lights, normals) + lamp_light(lights, points, normals)) * occlusion[:, None]
+    picture[rows] = tone_map(albedo * received, lights.exposure)
+    return picture.view(height, width, 3)
+
+
+def lamp_light(lights: Lights, points: Tensor, normals: Tensor) -> Tensor:
+    """What all lamps send to points (N, 3) with normals (N, 3): (N, 3), or 0 without lamps."""
+    total = torch.zeros(1, 3)
     for lamp in lights.points:
         away = normals.new_tensor(lamp.position) - points
         distance = away.norm(dim=1).clamp(min=0.3)
         cosine = ((normals * away).sum(1) / distance).clamp(min=0)
-        light_in += (cosine / distance**2 * occlusion)[:, None] * normals.new_tensor(lamp.colour)
-    picture[rows] = tone_map(albedo * light_in, lights.exposure)
-    return picture.view(height, width, 3)
+        total = total + (cosine / distance**2)[:, None] * normals.new_tensor(lamp.colour)
+    return total
 
 
 def points_of(depth: Tensor, camera: Camera) -> Tensor:

@@ -199,7 +199,7 @@ def ripples(points: np.ndarray, amplitude: float, seed: int) -> np.ndarray:
     return amplitude * np.sin(points @ waves.T + phases).mean(1)
 
 
-_THICKNESS = {"belt": 0.004, "skirt": 0.009}
+_THICKNESS = {"belt": 0.004, "skirt": 0.010}
 
 
 def displacement(piece: Piece, garment: Garment, shape: Shape, template: np.ndarray, seed: int) -> np.ndarray:
@@ -356,7 +356,7 @@ def cut_garment(garment: Garment, body: Body) -> Piece:
 
 
 def crease_depth(p: np.ndarray, garment: Garment, marks: Landmarks) -> np.ndarray:
-    """How deep cloth creases at template points (N, 3): most at elbows, armpits and waist, or at hips, knees and ankles."""
+    """How deep cloth creases at template points (N, 3): at elbows, armpits, waist, or at hips, knees, ankles."""
 
     def bump(distance, width):
         return np.exp(-((distance / width) ** 2))
@@ -392,9 +392,5 @@ def add_garment(builder: Builder, garment: Garment, hidden: np.ndarray | None, s
     for side, mask in (("Left", left), ("Right", ~left)):
         used, local = renumber(piece.faces[mask], len(piece.hem))
         half = Piece(piece.base[used], local, piece.hem[used])
-        builder.add(
-            half,
-            Surface("cloth", PART_IDS[f"{side}_{garment.part}"], garment, two_sided=True),
-            moved[used],
-            creases[used],
-        )
+        surface = Surface("cloth", PART_IDS[f"{side}_{garment.part}"], garment, two_sided=True)
+        builder.add(half, surface, moved[used], creases[used])
