@@ -321,9 +321,8 @@ def check_input(vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int
 
 # Chapter 03, section "9 The rasteriser, whole"
 def unpack(keys: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Keys (B, H, W) -> face ids (B, H, W), -1 at NOTHING; the P pixels that see one: index (P,); image, row, column, face.
-
-    The face ids take the place of the keys.
+    """Keys (B, H, W) -> face ids in their place, -1 at NOTHING; of each pixel that sees a face, all (P,), its place in
+    the flat list of all pixels, and its image, row, column and face.
     """
     _, height, width = keys.shape
     image, row, column = (keys != NOTHING).nonzero(as_tuple=True)
@@ -448,4 +447,4 @@ def downsample(picture: Tensor, factor: int) -> Tensor:
     return reduce(picture, "b (h i) (w j) c -> b h w c", "mean", i=factor, j=factor)
 
 
-# course build sealed the text above: 2650a26662054591
+# course build sealed the text above: 3483b61271709269

@@ -505,8 +505,9 @@ def sample_jacket(rng: np.random.Generator, top: Garment, short: bool) -> Garmen
     if prints["pattern"] == "denim":
         prints["colour"] = jitter(rng, _DENIMS[rng.integers(3)], 0.05)
     hem = top.waist - 0.01 if short else max(top.hem, 0.0) + float(rng.choice([0.06, 0.12, 0.5]))
+    fit = max(float(rng.uniform(0.55, 1)), top.fit + 0.15)
     return Garment(
-        "jacket", "Upper_Clothing", sleeve=1.97, hem=hem, neck="crew", fit=max(float(rng.uniform(0.55, 1)), top.fit + 0.15),
+        "jacket", "Upper_Clothing", sleeve=1.97, hem=hem, neck="crew", fit=fit,
         material=str(rng.choice(["wool", "cotton", "leather"])), layer=5, details=("cuffs", "lapel"), **prints,
     )  # fmt: skip
 

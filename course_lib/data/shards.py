@@ -271,7 +271,8 @@ def read_manifest(folder: Path) -> dict:
     path = Path(folder) / MANIFEST
     if not path.exists():
         raise ShardError(
-            f"{folder} has no {MANIFEST}: it is no data folder. Make one with `course data make WORLD COUNT {folder}`."
+            f"{folder} has no {MANIFEST}: it is no data folder. "
+            f"Make one with `course data make WORLD --count N --out {folder}`."
         )
     try:
         manifest = json.loads(path.read_text())

@@ -199,7 +199,7 @@ def ripples(points: np.ndarray, amplitude: float, seed: int) -> np.ndarray:
     return amplitude * np.sin(points @ waves.T + phases).mean(1)
 
 
-_THICKNESS = {"belt": 0.004, "skirt": 0.010}
+_THICKNESS = {"belt": 0.004, "skirt": 0.010, "jacket": 0.004}
 
 
 def displacement(piece: Piece, garment: Garment, shape: Shape, template: np.ndarray, seed: int) -> np.ndarray:
@@ -329,8 +329,8 @@ def hidden_by(garment: Garment, body: Body, marks: Landmarks) -> np.ndarray:
         waist, low = marks.hem_y(garment.waist), marks.crotch_y - 0.01
         return (points[:, 1] < waist - 0.015) & (points[:, 1] > low) & (np.abs(points[:, 0]) < marks.arm_x[1])
     margin = HIDE_MARGIN + 0.03 * garment.fit
-    if garment.kind in ("sock", "shoe"):
-        margin = 0.012
+    if garment.kind in ("sock", "shoe", "jacket"):
+        margin = 0.012 if garment.kind != "jacket" else 0.025
     inside = np.min([f(points) for f in fields_of(garment, marks)], axis=0)
     return inside > margin
 
