@@ -24,8 +24,8 @@ def column(sample) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / ".github" / "people.png")
-    parser.add_argument("--scenes", type=int, nargs="+", default=[1, 3, 7, 8, 12, 18])
-    parser.add_argument("--size", type=int, default=200)
+    parser.add_argument("--scenes", type=int, nargs="+", default=[3, 1, 8, 15, 9, 13, 4, 18])
+    parser.add_argument("--size", type=int, default=160)
     options = parser.parse_args()
     torch.set_num_threads(1)
     size = (options.size, options.size)
