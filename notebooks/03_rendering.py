@@ -369,7 +369,8 @@ def rasterize_slowly(corners, K, size):
 
 
 # %%
-knot = trimesh.creation.torus(major_radius=0.55, minor_radius=0.24, major_sections=24, minor_sections=12)
+sections = pick(smoke=12, laptop=24)
+knot = trimesh.creation.torus(major_radius=0.55, minor_radius=0.24, major_sections=sections, minor_sections=12)
 turn = trimesh.transformations.euler_matrix(0.9, 0.35, 0)[:3, :3]
 ring = torch.tensor(knot.vertices @ turn.T, dtype=torch.float32) + torch.tensor([0.0, 0, 3])
 ring_faces = torch.tensor(knot.faces)

@@ -320,6 +320,13 @@ def test_shade_is_dark_behind_bright_before_and_within_bounds():
 
 
 # -------------------------------------------------------------------------------------------------- a whole body
+def test_just_outside_the_shadow_map_a_place_is_lit():
+    light = pinhole((4, 4), focal=4.0)
+    places = torch.tensor([[[[-2.2, 0.0, 4.0], [0.0, 0.0, 4.0]]]])  # at column -0.2 and in the middle
+    lit = rendering.sunlit(places, light, torch.full((1, 4, 4), 2.0))
+    assert lit.flatten().tolist() == [1, 0]
+
+
 @pytest.fixture(scope="module")
 def person() -> tuple[Tensor, Tensor]:
     body = BodyModel.from_npz()
