@@ -1,7 +1,6 @@
 """People: drawn from a seed, dressed by cutting surfaces, rendered with labels that agree with each other."""
 
 import dataclasses
-import resource
 import subprocess
 import sys
 
@@ -347,18 +346,17 @@ def test_formats_are_means_of_vertices(name):
     assert (points[~have] == 0).all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_a_worker_stays_under_a_gigabyte():
-    """A fresh process that renders a few people, measured by the operating system."""
+    """A fresh process that renders a few people. (getrusage would count its parent's memory before exec, too.)"""
     code = """
-import resource, sys, numpy as np, torch
+import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, "tests")
 from test_people import someone, render_one
 for seed in range(6):
     render_one(someone(seed), size=(256, 256))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout.split()[-1]) * unit < 1e9
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+    assert 1e8 < int(done.stdout) * 1024 < 1e9
