@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib.chapters.bodies import BodyModel, forward_kinematics, linear_blend_skinning, pose_features
 from course_lib.chapters.cameras import axis_angle_to_matrix
 from course_lib.paths import OPEN_BODY, OPEN_BODY_PACK, body_file
+from course_lib.threads import one_thread
 
 Colour = tuple[float, float, float]
 ACTION_COUNT = 52  # facial actions (ARKit's names, `expression_action_names` in the asset pack)
@@ -179,6 +180,7 @@ def rest_people(people: list[Person], body: Body) -> tuple[Tensor, Tensor]:
     return shaped, joints
 
 
+@one_thread()
 @torch.no_grad()
 def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
     """Put people into the world: shape, expression, pose correctives, skinning (chapter 02's equations)."""

@@ -22,6 +22,7 @@ from course_lib.data.shading import light, shade_background
 from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh
 from course_lib.data.texture import Paint, Samples
 from course_lib.data.wardrobe import dress
+from course_lib.threads import one_thread
 
 
 class Background(Protocol):
@@ -291,6 +292,7 @@ def decide_part(item: Surface, own: Paint, scene: Scene, points: Points, rows: s
 # ---------------------------------------------------------------- the picture
 
 
+@one_thread()
 @torch.no_grad()
 def render_scene(
     people: list[Person],

@@ -37,6 +37,7 @@ from course_lib.data.poses import (
 from course_lib.data.render import render_scene
 from course_lib.data.schema import Keypoints, PersonLabel, Sample
 from course_lib.data.sequences import sample_sequence, turned
+from course_lib.threads import one_thread
 
 SPLITS = ("train", "val", "test")
 CAST = 12  # people that a block of scenes draws from: dressing somebody takes longer than a picture
@@ -499,6 +500,7 @@ def facing(actor: Actor, framing: str) -> tuple[float, float]:
     return float(np.arctan2(forward[0], forward[2])), float(elevation)
 
 
+@one_thread()
 def sample_scene(
     world_name: str,
     split: str,
