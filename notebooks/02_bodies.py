@@ -64,6 +64,7 @@ from course_lib.paths import body_file
 from course_lib.chapters import bodies as finished
 
 torch.manual_seed(2)
+torch.set_num_threads(1)  # one body is little work: on a busy machine a second thread costs more than it brings
 body = finished.BodyModel.from_npz()
 wave = {"left_hip": (-35, 0, 0), "left_knee": (10, 0, 0), "right_hip": (25, 0, 0), "right_knee": (40, 0, 0),
         "left_shoulder": (0, 0, -68), "right_shoulder": (0, 0, -45), "right_elbow": (0, 50, 0)}  # fmt: skip

@@ -71,6 +71,7 @@ NOTHING = torch.iinfo(torch.int64).max  # the key of a pixel that no face covers
 # The person of this chapter is chapter 02's body, arms down, in mannequin grey. (Clothes come at the end.)
 
 # %%
+torch.set_num_threads(1)  # many small steps: on a busy machine a second thread costs more than it brings
 body = BodyModel.from_npz()
 faces = body.faces
 pose = torch.zeros(1, 55, 3)
