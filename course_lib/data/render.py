@@ -48,7 +48,7 @@ _SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
     turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
-    owner (S,) is 0 for objects, 1.. for people."""
+    casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
     normals: Tensor
@@ -58,6 +58,7 @@ class Scene:
     faces: Tensor
     outward: Tensor
     surface: Tensor
+    casting: Tensor
     surfaces: list[Surface]
     owner: Tensor
 
@@ -69,11 +70,6 @@ class Scene:
         """Which faces (F,) turn their outer side to the camera."""
         corner = self.vertices.index_select(0, self.faces[:, 0])
         return (self.outward * (camera.center[0] - corner)).sum(1) > 0
-
-    def shadow_faces(self) -> Tensor:
-        """The faces that cast shadows: all but eyes, teeth and tongues."""
-        casts = torch.tensor([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])
-        return self.faces[casts[self.surface]]
 
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
@@ -91,7 +87,8 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
     surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
     for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
-        part["faces"], part["surface"] = part["faces"] + int(vertices), part["surface"] + int(number)
+        part["faces"], part["casting"] = part["faces"] + int(vertices), part["casting"] + int(vertices)
+        part["surface"] = part["surface"] + int(number)
     columns = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return Scene(**columns, surfaces=surfaces, owner=torch.tensor(owner))
 
@@ -105,6 +102,7 @@ def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, 
     return {
         "vertices": placed.vertices, "normals": normals, "attributes": attributes, "classes": mesh.classes,
         "turns": placed.turns.flatten(1), "faces": mesh.faces, "outward": outward, "surface": mesh.surface,
+        "casting": mesh.casting,
     }  # fmt: skip
 
 
@@ -118,6 +116,7 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
         "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
         "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
+        "casting": faces,
     }  # fmt: skip
 
 
@@ -160,19 +159,40 @@ class Hits:
 def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
     ids = (front | scene.two_sided()).nonzero()[:, 0]
-    height, width = behind.shape
-    size = (height * factor, width * factor)
-    fragments = rasterize(scene.vertices[None], scene.faces[ids], scaled(camera, factor), size)
+    top, bottom, left, right = window(scene.vertices, camera, behind.shape)
+    height, width = bottom - top, right - left
+    lens = scaled(shifted(camera, top, left), factor)
+    fragments = rasterize(scene.vertices[None], scene.faces[ids], lens, (height * factor, width * factor))
     blocks = fragments.face.view(height, factor, width, factor).transpose(1, 2).reshape(-1, factor**2)
     pixel = (blocks >= 0).any(1).nonzero()[:, 0]
-    corner = (pixel // width * (width * factor) + pixel % width) * factor
+    row, column = pixel // width, pixel % width
     inside = torch.arange(factor)[:, None] * (width * factor) + torch.arange(factor)
-    place = corner[:, None] + inside.flatten()  # (n, S)
-    depth, face = fragments.depth.view(-1)[place], blocks[pixel]
+    place = ((row * (width * factor) + column) * factor)[:, None] + inside.flatten()  # (n, S)
+    depth, face = fragments.depth.view(-1)[place], blocks.index_select(0, pixel)
+    pixel = (row + top) * behind.shape[1] + column + left
     covered = (face >= 0) & (depth < behind.flatten()[pixel, None] + 0.05)
     face = ids[face.clamp(min=0)]
     surface = torch.where(covered, scene.surface[face], -1)
     return Hits(pixel, covered, face, surface, depth, place, fragments.barycentric.view(-1, 3))
+
+
+def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
+    height, width = size
+    if float((points @ camera.R[0, 2] + camera.t[0, 2]).min()) < 0.05:
+        return 0, height, 0, width
+    spots = camera.project(points[None])[0]
+    (left, top), (right, bottom) = spots.amin(0).floor().int().tolist(), spots.amax(0).ceil().int().tolist()
+    top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
+    return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
+
+
+def shifted(camera: Camera, top: int, left: int) -> Camera:
+    """The same view on the part of a picture that begins at row `top` and column `left`."""
+    K = camera.K.clone()
+    K[:, 0, 2] -= left
+    K[:, 1, 2] -= top
+    return Camera(K, camera.R, camera.t)
 
 
 def first_alike(kind: Tensor) -> Tensor:
@@ -320,7 +340,7 @@ def render_scene(
     if not people and not objects:
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
-    shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
+    shadow = shadow_map(scene.vertices, scene.casting, lights)
     front = scene.front(camera)
     hits = visible_samples(scene, front, camera, supersample, behind)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hits.hidden(behind.numel()))
