@@ -12,6 +12,7 @@ from course_lib.data.surfaces import Surface
 from course_lib.data.texture import (
     Paint,
     Samples,
+    bell,
     edge,
     fine_noise3,
     linear,
@@ -45,7 +46,7 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     paint.albedo = mix(albedo, varnish, nail * (0.7 if style.nails is None else 1.0))
     paint.normal = tilt(s, slope * (0.016 * ramp(0.0012, 0.0004, s.footprint))[:, None])
     paint.flesh = torch.ones_like(fine)
-    nose = torch.exp(-(((s.rest - face["nose"]) / 0.035) ** 2).sum(1))
+    nose = bell((((s.rest - face["nose"]) / 0.035) ** 2).sum(1))
     oily = 0.35 * nose + 0.25 * ramp(0.03, 0.06, s.rest[:, 1] - face["eye"][1])
     paint.specular = 0.028 * (1 + oily) + 0.015 * lip + 0.06 * nail
     paint.gloss = 16 + 26 * lip + 40 * nail
@@ -137,7 +138,7 @@ def paint_eye(style: Look, s: Samples, paint: Paint) -> None:
     paint.specular, paint.gloss = torch.full_like(radius, 0.10), torch.full_like(radius, 320.0)
     glint = torch.nn.functional.normalize(s.view + torch.tensor([0.25, 0.55, 0.0]), dim=1)
     half = torch.nn.functional.normalize(s.view + glint, dim=1)
-    spark = (paint.normal * half).sum(1).clamp(min=0) ** 350
+    spark = (paint.normal * half).sum(1).clamp(min=0.8) ** 350
     paint.albedo = paint.albedo + 1.5 * spark[:, None]
     paint.flesh, paint.open = torch.full_like(radius, 0.4), torch.full_like(radius, 0.6)
 

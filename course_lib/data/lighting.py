@@ -177,14 +177,14 @@ def blinn(normals: Tensor, view: Tensor, towards: Tensor, gloss: Tensor | float)
     """Blinn-Phong's highlight, normalised so that a sharper one is a brighter one: (N,)."""
     half = torch.nn.functional.normalize(view + towards, dim=-1)
     cosine = (normals * half).sum(-1).clamp(min=1e-4)
-    return torch.exp(torch.log(cosine) * gloss) * (gloss + 8) / 25
+    return torch.exp((torch.log(cosine) * gloss).clamp(min=-40)) * (gloss + 8) / 25
 
 
 def strand_highlight(tangents: Tensor, view: Tensor, towards: Tensor, shift: Tensor, gloss: float) -> Tensor:
     """Kajiya and Kay's highlight of a bundle of strands along tangents (N, 3): (N,)."""
     half = torch.nn.functional.normalize(view + towards, dim=-1)
     along = ((tangents * half).sum(-1) + shift).clamp(-1, 1)
-    return (1 - along * along).clamp(min=1e-6) ** (gloss / 2)
+    return (1 - along * along).clamp(min=0.1) ** (gloss / 2)
 
 
 def to_linear(colour: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from course_lib.data.lighting import Lights, ShadowMap, shadow_map, to_linear
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
-from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh
+from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh, renumber
 from course_lib.data.texture import Paint, Samples
 from course_lib.data.wardrobe import dress
 
@@ -65,6 +65,11 @@ class Scene:
     def two_sided(self) -> Tensor:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
         return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
+
+    def casters(self) -> tuple[Tensor, Tensor]:
+        """The mesh that casts shadows: vertices (M, 3), faces (C, 3)."""
+        used, faces = renumber(self.casting.numpy(), len(self.vertices))
+        return self.vertices.index_select(0, torch.from_numpy(used)), torch.from_numpy(faces)
 
     def front(self, camera: Camera) -> Tensor:
         """Which faces (F,) turn their outer side to the camera."""
@@ -179,9 +184,10 @@ def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, be
 def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
     height, width = size
-    if float((points @ camera.R[0, 2] + camera.t[0, 2]).min()) < 0.05:
+    ahead = points @ camera.R[0].T + camera.t[0]
+    if float(ahead[:, 2].min()) < 0.05:
         return 0, height, 0, width
-    spots = camera.project(points[None])[0]
+    spots = ahead[:, :2] / ahead[:, 2:] * camera.K[0, [0, 1], [0, 1]] + camera.K[0, :2, 2]
     (left, top), (right, bottom) = spots.amin(0).floor().int().tolist(), spots.amax(0).ceil().int().tolist()
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
@@ -340,7 +346,7 @@ def render_scene(
     if not people and not objects:
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
-    shadow = shadow_map(scene.vertices, scene.casting, lights)
+    shadow = shadow_map(*scene.casters(), lights)
     front = scene.front(camera)
     hits = visible_samples(scene, front, camera, supersample, behind)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hits.hidden(behind.numel()))

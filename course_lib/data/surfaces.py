@@ -350,7 +350,7 @@ def face_fans(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(entries, shape=(count, len(faces)))
 
 
-def coarse_faces(points: np.ndarray, faces: np.ndarray, surface: np.ndarray, cell: float = 0.016) -> np.ndarray:
+def coarse_faces(points: np.ndarray, faces: np.ndarray, surface: np.ndarray, cell: float = 0.028) -> np.ndarray:
     """Fewer faces (C, 3) of the same points (N, 3): those of one surface in one cell of a grid become one of them."""
     owner = np.zeros(len(points), np.int64)
     owner[faces[:, 0]], owner[faces[:, 1]], owner[faces[:, 2]] = surface, surface, surface

@@ -59,8 +59,9 @@ class Paint:
 # ---------------------------------------------------------------- small tools
 
 
-def linear(colour) -> Tensor:
-    """A screen colour (3,) as linear light."""
+@lru_cache(maxsize=512)
+def linear(colour: tuple[float, float, float]) -> Tensor:
+    """A screen colour (3,) as linear light. Not to be changed in place."""
     return to_linear(torch.tensor(colour, dtype=torch.float32))
 
 
@@ -68,6 +69,11 @@ def ramp(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
     """Smooth step: 0 at `low`, 1 at `high` (either order)."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
+
+
+def bell(squared: Tensor) -> Tensor:
+    """exp(-squared), cut off where it is next to nothing: numbers below 1e-38 are slow to work with."""
+    return torch.exp(squared.clamp(max=40).neg_())
 
 
 def edge(x: Tensor, width: Tensor) -> Tensor:
