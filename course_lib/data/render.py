@@ -6,6 +6,7 @@ covered, then averaged. Labels come from the surface that covers most of a pixel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -279,11 +280,13 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
     footprint = points.depth / camera.K[0, 0, 0]
     turns = scene.turns.index_select(0, points.corners[:, 0]).view(-1, 3, 3)
     paints = []
-    for surface, rows in points.stretches:
+    for (kind, _), alike in groupby(points.stretches, key=lambda s: (s[0].kind, id(s[0].style))):
+        alike = list(alike)  # both shoes are painted at once, then each gets its class
+        rows = slice(alike[0][1].start, alike[-1][1].stop)
         rest, fields = attributes[rows, :3], attributes[rows, 3:]
         s = Samples(rest, fields, normal[rows], view[rows], turns[rows], footprint[rows], points.inside[rows])
-        own = paint_object(s) if surface.kind == "object" else paint_surface(surface, s)
-        own.part = decide_part(surface, own, scene, points, rows)
+        own = paint_object(s) if kind == "object" else paint_surface(alike[0][0], s)
+        own.part = decide_part(own.part, alike, scene, points)
         paints.append(own)
     paint = Paint(*(torch.cat(column) for column in zip(*(vars(p).values() for p in paints), strict=True)))
     occlusion = torch.lerp(attributes[:, 4], torch.ones(len(values)), paint.open)
@@ -306,12 +309,16 @@ def paint_object(s: Samples) -> Paint:
     return paint
 
 
-def decide_part(item: Surface, own: Paint, scene: Scene, points: Points, rows: slice) -> Tensor:
-    """The class of samples `rows` of one surface: the surface's own, or where skin says so that of the joints."""
-    if item.part is not None:
-        return torch.where(own.part >= 0, own.part, item.part)
-    share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
-    return torch.where(own.part >= 0, own.part, _SKIN_PARTS[share.argmax(1)])
+def decide_part(painted: Tensor, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> Tensor:
+    """The classes of the samples of some surfaces: what was painted, else the surface's own, or for skin the joints'."""
+    usual = []
+    for surface, rows in stretches:
+        if surface.part is None:
+            share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
+            usual.append(_SKIN_PARTS[share.argmax(1)])
+        else:
+            usual.append(torch.full((rows.stop - rows.start,), surface.part))
+    return torch.where(painted >= 0, painted, torch.cat(usual))
 
 
 # ---------------------------------------------------------------- the picture

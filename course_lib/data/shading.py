@@ -100,8 +100,8 @@ def shade_background(
     rows = (solid if hidden is None else solid & ~hidden).nonzero()[:, 0]
     if not len(rows):
         return picture.view(height, width, 3)
-    albedo = to_linear(picture[rows].clamp(0, 1))
-    normals, points = normal.reshape(-1, 3)[rows], points_of(depth, camera)[rows]
+    albedo = to_linear(picture.index_select(0, rows).clamp_(0, 1))
+    normals, points = normal.reshape(-1, 3).index_select(0, rows), points_of(depth, camera, rows)
     sun = normals.new_tensor(lights.sun_direction)
     seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))
     if shadow is not None:
@@ -109,7 +109,7 @@ def shade_background(
         occlusion = sphere_occlusion(points, normals, joints)
     received = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
     received += (ambient(lights, normals) + lamp_light(lights, points, normals)) * occlusion[:, None]
-    picture[rows] = tone_map(albedo * received, lights.exposure)
+    picture.index_copy_(0, rows, tone_map(albedo * received, lights.exposure))
     return picture.view(height, width, 3)
 
 
@@ -124,29 +124,31 @@ def lamp_light(lights: Lights, points: Tensor, normals: Tensor) -> Tensor:
     return total
 
 
-def points_of(depth: Tensor, camera: Camera) -> Tensor:
-    """World points (H * W, 3) of a depth picture (H, W)."""
-    height, width = depth.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3) @ torch.linalg.inv(camera.K[0]).T
-    depth = torch.where(depth.isfinite(), depth, 0.0).view(-1, 1)
-    return (rays * depth - camera.t[0]) @ camera.R[0]
+def points_of(depth: Tensor, camera: Camera, pixels: Tensor) -> Tensor:
+    """World points (N, 3) of some pixels (N,) of a depth picture (H, W), counted row by row."""
+    y, x = pixels // depth.shape[1] + 0.5, pixels % depth.shape[1] + 0.5
+    turned = torch.linalg.inv(camera.K[0]).T @ camera.R[0]  # from pixels to directions in the world
+    rays = torch.addcmul(x[:, None] * turned[0] + turned[2], y[:, None], turned[1])
+    return rays.mul_(depth.flatten().index_select(0, pixels)[:, None]).sub_(camera.t[0] @ camera.R[0])
 
 
 def background_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
     """Key light (N,) on a background; points outside the shadow map are lit."""
     seen = torch.ones(len(points))
-    ahead = shadow.camera.to_camera(points[None])[0]
+    ahead = points @ shadow.camera.R[0].T + shadow.camera.t[0]
     pixels = ahead[:, :2] / ahead[:, 2:] * shadow.camera.K[0, 0, 0] + shadow.camera.K[0, :2, 2]
     size = shadow.depth.shape[0]
-    near = ((pixels > -4) & (pixels < size + 4)).all(1).nonzero()[:, 0]
+    x, y = pixels.unbind(1)
+    near = ((x > -4) & (x < size + 4) & (y > -4) & (y < size + 4)).nonzero()[:, 0]
     if len(near):
-        seen[near] = sun_visibility(shadow, points[near], normals[near], lights)
+        lit = sun_visibility(shadow, points.index_select(0, near), normals.index_select(0, near), lights)
+        seen.index_copy_(0, near, lit)
     return seen
 
 
 # joints that shut out light from the surroundings, and their radii in metres
 _BALLS = {0: 0.15, 4: 0.07, 5: 0.07, 7: 0.065, 8: 0.065, 10: 0.065, 11: 0.065, 9: 0.16}
+_RADII = torch.tensor(list(_BALLS.values()))
 
 
 def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
@@ -154,13 +156,12 @@ def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
     open_share = torch.ones(len(points))
     for person in joints:
         near = ((points - person[0]).square().sum(1) < 1.6**2).nonzero()[:, 0]
-        (x, y, z), (nx, ny, nz) = points[near].T.contiguous(), normals[near].T.contiguous()
-        share = torch.ones(len(near))
-        for joint, radius in _BALLS.items():
-            cx, cy, cz = person[joint].tolist()
-            dx, dy, dz = cx - x, cy - y, cz - z
-            squared = (dx * dx + dy * dy + dz * dz).clamp_(min=radius**2)
-            cosine = (dx * nx + dy * ny + dz * nz) * squared.rsqrt()
-            share *= 1 - 0.85 * radius**2 * cosine.clamp_(0.05, 1) / squared
-        open_share[near] *= share
+        point, normal = points.index_select(0, near) - person[0], normals.index_select(0, near)
+        balls = (person[list(_BALLS)] - person[0]).T  # (3, 8)
+        squared = (point.square().sum(1, keepdim=True) + balls.square().sum(0)).addmm_(point, balls, alpha=-2)
+        squared = torch.maximum(squared, _RADII**2)
+        ahead = (normal @ balls).sub_((normal * point).sum(1, keepdim=True))
+        cosine = ahead.mul_(squared.rsqrt()).clamp_(0.05, 1)
+        share = cosine.div_(squared).mul_(-0.85 * _RADII**2).add_(1).prod(1)
+        open_share.index_copy_(0, near, open_share.index_select(0, near) * share)
     return open_share
