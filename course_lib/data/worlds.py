@@ -120,6 +120,7 @@ def draw(rng: np.random.Generator, shares: dict):
 # ---------------------------------------------------------------- people
 
 
+@lru_cache(maxsize=64)
 def identity(split: str, number: int) -> tuple[str, Person]:
     """Person `number` of a split and their name. Splits share nobody: the split is part of the seed."""
     rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
@@ -465,10 +466,9 @@ def sample_camera(
     framing = draw(rng, world.framings)
     chosen = list(range(len(actors))) if framing == "full" and rng.random() < 0.6 else [int(rng.integers(len(actors)))]
     points = posed.vertices[chosen][:, views.framed_vertices(framing)].flatten(0, 1).numpy()
-    best, least = None, np.inf
+    best, least, ahead = None, np.inf, facing(actors[chosen[0]], framing)
     for _ in range(8):
-        main = actors[chosen[0]]
-        camera = views.sample_view(rng, points, facing(main, framing), framing, size, 1.7 if indoors else 3.0)
+        camera = views.sample_view(rng, points, ahead, framing, size, 1.7 if indoors else 3.0)
         eye = camera.center[0].numpy()
         others = [a.capsules() for i, a in enumerate(actors) if i not in chosen]
         cost = views.hidden_share(eye, points[::8], others) + 2.0 * (
