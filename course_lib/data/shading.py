@@ -9,13 +9,14 @@ from course_lib.data.lighting import (
     ShadowMap,
     ambient,
     blinn,
+    dot,
     strand_highlight,
     sun_visibility,
     to_linear,
     tone_map,
     wrapped,
 )
-from course_lib.data.texture import Paint
+from course_lib.data.texture import Paint, distance
 
 _FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
 
@@ -32,7 +33,7 @@ def light(
     diffuse = wrapped(normal @ sun, wrap) * (seen[:, None] ** (1 - 0.4 * wrap))
     total = paint.albedo * (diffuse * sunlight + ambient(lights, normal) * bounced(occlusion, paint.albedo))
     lit = seen * ((normal @ sun) > 0)
-    facing = (normal * view).sum(1).clamp(0, 1)
+    facing = dot(normal, view).clamp_(0, 1)
     fresnel = paint.specular + (1 - paint.specular) * 0.16 * (1 - facing) ** 5 * (paint.gloss / (paint.gloss + 40))
     shine = blinn(normal, view, sun.expand_as(view), paint.gloss) * lit
     total += (fresnel * shine)[:, None] * sunlight * 1.6
@@ -44,10 +45,10 @@ def light(
         total[hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
     for lamp in lights.points:
         away = normal.new_tensor(lamp.position) - position
-        distance = away.norm(dim=1, keepdim=True)
+        distance = dot(away, away).sqrt_()[:, None]
         towards = away / distance
         fall = normal.new_tensor(lamp.colour) / distance**2
-        total += paint.albedo * wrapped((normal * towards).sum(1), wrap) * fall * occlusion[:, None]
+        total += paint.albedo * wrapped(dot(normal, towards), wrap) * fall * occlusion[:, None]
         total += (fresnel * blinn(normal, view, towards, paint.gloss))[:, None] * fall
     return tone_map(total, lights.exposure)
 
@@ -61,7 +62,7 @@ def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
 
 def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
     """Two highlights of strands: a white one, a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
-    tangent, strand, colour = paint.tangent[rows], paint.strand[rows], paint.albedo[rows]
+    tangent, strand, colour = (v.index_select(0, rows) for v in (paint.tangent, paint.strand, paint.albedo))
     towards = sun.expand_as(tangent)
     above = ramp_sun(paint.normal[rows] @ sun)
     first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
@@ -118,8 +119,8 @@ def lamp_light(lights: Lights, points: Tensor, normals: Tensor) -> Tensor:
     total = torch.zeros(1, 3)
     for lamp in lights.points:
         away = normals.new_tensor(lamp.position) - points
-        distance = away.norm(dim=1).clamp(min=0.3)
-        cosine = ((normals * away).sum(1) / distance).clamp(min=0)
+        distance = dot(away, away).sqrt_().clamp_(min=0.3)
+        cosine = (dot(normals, away) / distance).clamp_(min=0)
         total = total + (cosine / distance**2)[:, None] * normals.new_tensor(lamp.colour)
     return total
 
@@ -155,12 +156,12 @@ def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
     """How open points (N, 3) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
     open_share = torch.ones(len(points))
     for person in joints:
-        near = ((points - person[0]).square().sum(1) < 1.6**2).nonzero()[:, 0]
+        near = (distance(points, person[0]) < 1.6).nonzero()[:, 0]
         point, normal = points.index_select(0, near) - person[0], normals.index_select(0, near)
         balls = (person[list(_BALLS)] - person[0]).T  # (3, 8)
-        squared = (point.square().sum(1, keepdim=True) + balls.square().sum(0)).addmm_(point, balls, alpha=-2)
+        squared = (dot(point, point)[:, None] + balls.square().sum(0)).addmm_(point, balls, alpha=-2)
         squared = torch.maximum(squared, _RADII**2)
-        ahead = (normal @ balls).sub_((normal * point).sum(1, keepdim=True))
+        ahead = (normal @ balls).sub_(dot(normal, point)[:, None])
         cosine = ahead.mul_(squared.rsqrt()).clamp_(0.05, 1)
         share = cosine.div_(squared).mul_(-0.85 * _RADII**2).add_(1).prod(1)
         open_share.index_copy_(0, near, open_share.index_select(0, near) * share)

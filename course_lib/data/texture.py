@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.data.lighting import to_linear
+from course_lib.data.lighting import dot, to_linear, unit
 
 
 @dataclass
@@ -76,6 +76,12 @@ def bell(squared: Tensor) -> Tensor:
     return torch.exp(squared.clamp(max=40).neg_())
 
 
+def distance(points: Tensor, centre: Tensor) -> Tensor:
+    """From points (N, 3) to one point or as many: (N,) metres."""
+    away = points - centre
+    return dot(away, away).sqrt_()
+
+
 def edge(x: Tensor, width: Tensor) -> Tensor:
     """0 where x < 0, 1 where x > 0, softened over `width`: one pixel, so that patterns do not flicker."""
     return (x / width.clamp(min=1e-6) + 0.5).clamp(0, 1)
@@ -132,7 +138,7 @@ def fine_noise3(s: Samples, frequency: float, limit: float) -> tuple[Tensor, Ten
 
 def tilt(s: Samples, slope: Tensor) -> Tensor:
     """Normals (N, 3) of a surface with relief whose rest-space slope is (N, 3)."""
-    return torch.nn.functional.normalize(s.normal - to_world(s, slope), dim=-1)
+    return unit(s.normal - to_world(s, slope))
 
 
 def to_world(s: Samples, direction: Tensor) -> Tensor:
@@ -142,4 +148,4 @@ def to_world(s: Samples, direction: Tensor) -> Tensor:
 
 def rest_normal_y(s: Samples) -> Tensor:
     """How far normals pointed up in the rest pose: (N,)."""
-    return (s.turn[:, :, 1] * s.normal).sum(1)
+    return dot(s.turn[:, :, 1], s.normal)
