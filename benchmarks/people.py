@@ -33,8 +33,10 @@ def work(task: tuple[str, int, int, int, str]) -> dict:
     import torch
 
     from course_lib.data import shards, worlds
+    from course_lib.data.make import keep_memory
 
     torch.set_num_threads(1)
+    keep_memory()
     world, size, count, worker, folder = task
     first = worker * 10 * worlds.BLOCK["train"]  # a cast of its own
     people = 0

@@ -6,12 +6,15 @@ from torch import Tensor
 from course_lib.data.fabric import paint_cloth
 from course_lib.data.face import eye_centre, eye_distance, face_points
 from course_lib.data.hair import STYLES
+from course_lib.data.lighting import dot, unit
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Look
 from course_lib.data.surfaces import Surface
 from course_lib.data.texture import (
     Paint,
     Samples,
+    bell,
+    distance,
     edge,
     fine_noise3,
     linear,
@@ -45,7 +48,7 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     paint.albedo = mix(albedo, varnish, nail * (0.7 if style.nails is None else 1.0))
     paint.normal = tilt(s, slope * (0.016 * ramp(0.0012, 0.0004, s.footprint))[:, None])
     paint.flesh = torch.ones_like(fine)
-    nose = torch.exp(-(((s.rest - face["nose"]) / 0.035) ** 2).sum(1))
+    nose = bell((distance(s.rest, face["nose"]) / 0.035) ** 2)
     oily = 0.35 * nose + 0.25 * ramp(0.03, 0.06, s.rest[:, 1] - face["eye"][1])
     paint.specular = 0.028 * (1 + oily) + 0.015 * lip + 0.06 * nail
     paint.gloss = 16 + 26 * lip + 40 * nail
@@ -66,7 +69,7 @@ def bare_skin(style: Look, s: Samples, fine: Tensor) -> Tensor:
     albedo = mix(albedo, base * 0.5 + torch.tensor([0.21, 0.125, 0.095]), palm * (0.3 + 0.4 * darkness))
     if not style.freckles:
         return albedo
-    spots = ramp(1.2, 1.9, noise3(p, 420.0)[0]) * ramp(0.07, 0.02, (p - face["nose"]).norm(dim=1))
+    spots = ramp(1.2, 1.9, noise3(p, 420.0)[0]) * ramp(0.07, 0.02, distance(p, face["nose"]))
     return mix(albedo, albedo * torch.tensor([0.72, 0.55, 0.45]), spots * style.freckles)
 
 
@@ -76,7 +79,7 @@ def eyelids(style: Look, p: Tensor, albedo: Tensor) -> Tensor:
     if style.makeup:
         lid = ramp(0.0, 0.006, p[:, 1] - face["eye"][1] - 0.002) * ramp(0.02, 0.011, eye_distance(p, face))
         albedo = mix(albedo, albedo * torch.tensor([0.55, 0.42, 0.45]), lid * style.makeup * 0.6)
-    line = ramp(0.0165, 0.0140, (p - eye_centre(p, face)).norm(dim=1))
+    line = ramp(0.0165, 0.0140, distance(p, eye_centre(p, face)))
     return mix(albedo, albedo * torch.tensor([0.45, 0.36, 0.34]), line * (0.75 + 0.25 * style.makeup))
 
 
@@ -120,7 +123,7 @@ def paint_eye(style: Look, s: Samples, paint: Paint) -> None:
     """White, iris with rays and dark rim, pupil; the ball's own normal, for a sharp catch light."""
     face = face_points()
     centre = eye_centre(s.rest, face)
-    ball = torch.nn.functional.normalize(s.rest - centre, dim=1)
+    ball = unit(s.rest - centre)
     radius = torch.hypot(ball[:, 0], ball[:, 1]) + (ball[:, 2] < 0)
     angle = torch.atan2(ball[:, 1], ball[:, 0])
     pixel = s.footprint / 0.0145
@@ -133,11 +136,11 @@ def paint_eye(style: Look, s: Samples, paint: Paint) -> None:
     albedo = mix(iris, white, edge(radius - 0.435, pixel + 0.03))
     albedo = mix(torch.full((3,), 0.006), albedo, edge(radius - 0.175, pixel + 0.03))
     paint.albedo = albedo * (0.3 + 0.7 * ramp(0.52, 0.0, ball[:, 1]))[:, None]  # the upper lid's shade
-    paint.normal = torch.nn.functional.normalize(to_world(s, ball), dim=1)
+    paint.normal = unit(to_world(s, ball))
     paint.specular, paint.gloss = torch.full_like(radius, 0.10), torch.full_like(radius, 320.0)
-    glint = torch.nn.functional.normalize(s.view + torch.tensor([0.25, 0.55, 0.0]), dim=1)
-    half = torch.nn.functional.normalize(s.view + glint, dim=1)
-    spark = (paint.normal * half).sum(1).clamp(min=0) ** 350
+    glint = unit(s.view + torch.tensor([0.25, 0.55, 0.0]))
+    half = unit(s.view + glint)
+    spark = dot(paint.normal, half).clamp(min=0.8) ** 350
     paint.albedo = paint.albedo + 1.5 * spark[:, None]
     paint.flesh, paint.open = torch.full_like(radius, 0.4), torch.full_like(radius, 0.6)
 
@@ -194,8 +197,8 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
     else:
         strands = paint_strands(style, s, paint, across, along, away)
     tangent = to_world(s, away)
-    tangent = tangent - (tangent * paint.normal).sum(1, keepdim=True) * paint.normal
-    paint.tangent = torch.nn.functional.normalize(tangent, dim=1)
+    tangent = tangent - dot(tangent, paint.normal)[:, None] * paint.normal
+    paint.tangent = unit(tangent)
     paint.albedo *= torch.where(s.inside, 0.45, 1.0)[:, None]
     paint.flesh = torch.full_like(across, 0.3)
     if not tail:
@@ -216,9 +219,9 @@ def paint_strands(style: Look, s: Samples, paint: Paint, across: Tensor, along: 
     clump, lighter, slope, _ = noise(wander * 210, along * 9)
     fine = noise(wander * 1150 + 7, along * 22)[0] * ramp(0.0016, 0.0005, s.footprint)
     paint.albedo = strand_colour(style, clump, fine, lighter, 0.5)
-    sideways = torch.nn.functional.normalize(torch.linalg.cross(s.normal, to_world(s, away)), dim=1)
+    sideways = unit(torch.linalg.cross(s.normal, to_world(s, away)))
     bump = (0.16 * slope + 0.10 * fine)[:, None] * sideways
-    paint.normal = torch.nn.functional.normalize(s.normal + bump, dim=1)
+    paint.normal = unit(s.normal + bump)
     paint.strand = 0.75 + 0.3 * fine
     return fine + 0.25 * clump
 

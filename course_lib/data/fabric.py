@@ -12,6 +12,7 @@ from course_lib.data.surfaces import landmarks
 from course_lib.data.texture import (
     Paint,
     Samples,
+    bell,
     edge,
     fine_noise3,
     linear,
@@ -118,7 +119,7 @@ def denim(garment: Garment, s: Samples, place: Place) -> Tensor:
     """Blue yarn over white, worn thin on the front of the thighs."""
     twill = noise((place.turns * place.girth + place.along) * 900, (place.turns * place.girth - place.along) * 300)[0]
     knee = face_points()["joints"][4]
-    worn = torch.exp(-(((s.rest[:, 1] - knee[1] - 0.17) / 0.15) ** 2)) * (place.front & ~place.limb)
+    worn = bell(((s.rest[:, 1] - knee[1] - 0.17) / 0.15) ** 2) * (place.front & ~place.limb)
     wear = 0.05 + 0.14 * worn + 0.03 * noise3(s.rest, 14.0)[0]
     return (wear + 0.025 * twill * ramp(0.004, 0.001, s.footprint)).clamp(0, 0.6)
 
@@ -212,7 +213,7 @@ def knit(garment: Garment, s: Samples, place: Place, hem: Tensor, near: Tensor) 
 def dark_line(distance: Tensor, width: float, s: Samples, strength: float = 0.4) -> Tensor:
     """A seam: 1 away from distance = 0, darker on it (N,). It fades where it is thinner than a pixel."""
     size = torch.maximum(s.footprint, torch.full_like(s.footprint, width))
-    return 1 - strength * (width / size) * torch.exp(-((distance / size) ** 2) * 2)
+    return 1 - strength * (width / size) * bell(2 * (distance / size) ** 2)
 
 
 def details(garment: Garment, s: Samples, place: Place, hem: Tensor) -> Tensor:

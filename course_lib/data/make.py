@@ -5,6 +5,7 @@ interrupts is made anew, what was whole stays, and the bytes are the same in the
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -115,6 +116,7 @@ def make_settings(
 
 
 _progress = None
+_TRIM, _PAD, _MMAP = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
 def _start_worker(progress) -> None:
@@ -123,6 +125,16 @@ def _start_worker(progress) -> None:
     _progress = progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep what was freed instead of handing it back and asking again: an eighth less time a picture.
+    Other C libraries have no such switch and stay as they are."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
+    if mallopt is not None:
+        for option, size in ((_TRIM, 2**29), (_MMAP, 2**29), (_PAD, 2**26)):
+            mallopt(option, size)
 
 
 def make_shard(settings: Settings, number: int, out: str) -> tuple[str, dict]:

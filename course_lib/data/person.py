@@ -13,7 +13,7 @@ import scipy.sparse as sparse
 import torch
 from torch import Tensor
 
-from course_lib.chapters.bodies import BodyModel, forward_kinematics, linear_blend_skinning, pose_features
+from course_lib.chapters.bodies import BodyModel, forward_kinematics, pose_features
 from course_lib.chapters.cameras import axis_angle_to_matrix
 from course_lib.paths import OPEN_BODY, OPEN_BODY_PACK, body_file
 from course_lib.threads import one_thread
@@ -108,7 +108,8 @@ class Person:
 @dataclass(frozen=True, eq=False)
 class Body:
     """A body model and, for the open body, its asset pack (None for other files), with what posing people needs:
-    shapes (K, 3V) and actions (52, 3V) a direction a row, their joints (K, 3J), correctives (3V, 486) sparse."""
+    shapes (K, 3V) and actions (52, 3V) a direction a row, their joints (K, 3J), correctives (3V, 486)
+    and weights (V, 55) sparse."""
 
     model: BodyModel
     pack: dict[str, np.ndarray] | None
@@ -117,6 +118,7 @@ class Body:
     joint_shapes: Tensor
     rest_joints: Tensor
     correctives: sparse.csr_matrix
+    weights: sparse.csr_matrix
 
 
 def load_body(path: str | Path | None = None) -> Body:
@@ -133,6 +135,7 @@ def _load_body(path: str) -> Body:
         "joint_shapes": torch.einsum("jv,vck->kjc", model.joint_regressor, directions).flatten(1),
         "rest_joints": model.joint_regressor @ model.template,
         "correctives": sparse_rows(model.pose_directions),
+        "weights": sparse.csr_matrix(model.weights.numpy()),
     }
     if Path(path).resolve() != OPEN_BODY.resolve() or not OPEN_BODY_PACK.exists():
         return Body(model, None, None, **ready)
@@ -191,11 +194,24 @@ def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
     rotations = axis_angle_to_matrix(stack([p.pose for p in people]))  # (P, 55, 3, 3)
     joints, transforms = forward_kinematics(rotations, rest_joints, body.model.parents)
     corrected = rest + pose_correctives(body, rotations)
-    vertices = linear_blend_skinning(corrected, body.model.weights, transforms)
+    vertices = torch.stack([move(p, blend_transforms(body.weights, t)) for p, t in zip(corrected, transforms, strict=True)])
     shift = stack([p.translation for p in people])[:, None]
     transforms = transforms.clone()
     transforms[..., :3, 3] += shift
     return PosedPeople(vertices + shift, joints + shift, transforms, rest, rest_joints)
+
+
+def blend_transforms(weights: sparse.csr_matrix, transforms: Tensor) -> Tensor:
+    """Linear blend skinning's means of joint transforms (55, 4, 4) by sparse weights (N, 55): (N, 3, 4)."""
+    return torch.from_numpy(weights @ transforms[:, :3].flatten(1).numpy()).view(-1, 3, 4)
+
+
+def move(points: Tensor, blended: Tensor) -> Tensor:
+    """Points (N, 3) carried along by one transform (N, 3, 4) each."""
+    moved = blended[..., 3].clone()
+    for axis in range(3):
+        moved.addcmul_(blended[..., axis], points[:, axis : axis + 1])
+    return moved
 
 
 def pose_correctives(body: Body, rotations: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ covered, then averaged. Labels come from the surface that covers most of a pixel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +16,11 @@ from torch import Tensor
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import rasterize
 from course_lib.data.appearance import paint_surface
-from course_lib.data.lighting import Lights, ShadowMap, shadow_map, to_linear
+from course_lib.data.lighting import Lights, ShadowMap, dot, shadow_map, to_linear, unit
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
-from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh
+from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh, renumber
 from course_lib.data.texture import Paint, Samples
 from course_lib.data.wardrobe import dress
 from course_lib.threads import one_thread
@@ -49,7 +50,7 @@ _SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
     turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
-    owner (S,) is 0 for objects, 1.. for people."""
+    casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
     normals: Tensor
@@ -59,6 +60,7 @@ class Scene:
     faces: Tensor
     outward: Tensor
     surface: Tensor
+    casting: Tensor
     surfaces: list[Surface]
     owner: Tensor
 
@@ -66,15 +68,15 @@ class Scene:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
         return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
 
+    def casters(self) -> tuple[Tensor, Tensor]:
+        """The mesh that casts shadows: vertices (M, 3), faces (C, 3)."""
+        used, faces = renumber(self.casting.numpy(), len(self.vertices))
+        return self.vertices.index_select(0, torch.from_numpy(used)), torch.from_numpy(faces)
+
     def front(self, camera: Camera) -> Tensor:
         """Which faces (F,) turn their outer side to the camera."""
-        corner = self.vertices.index_select(0, self.faces[:, 0])
-        return (self.outward * (camera.center[0] - corner)).sum(1) > 0
-
-    def shadow_faces(self) -> Tensor:
-        """The faces that cast shadows: all but eyes, teeth and tongues."""
-        casts = torch.tensor([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])
-        return self.faces[casts[self.surface]]
+        corner = self.vertices.index_select(0, self.faces[:, 0].contiguous())
+        return dot(self.outward, camera.center[0] - corner) > 0
 
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
@@ -92,7 +94,8 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
     surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
     for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
-        part["faces"], part["surface"] = part["faces"] + int(vertices), part["surface"] + int(number)
+        part["faces"], part["casting"] = part["faces"] + int(vertices), part["casting"] + int(vertices)
+        part["surface"] = part["surface"] + int(number)
     columns = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return Scene(**columns, surfaces=surfaces, owner=torch.tensor(owner))
 
@@ -106,6 +109,7 @@ def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, 
     return {
         "vertices": placed.vertices, "normals": normals, "attributes": attributes, "classes": mesh.classes,
         "turns": placed.turns.flatten(1), "faces": mesh.faces, "outward": outward, "surface": mesh.surface,
+        "casting": mesh.casting,
     }  # fmt: skip
 
 
@@ -119,12 +123,13 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
         "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
         "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
+        "casting": faces,
     }  # fmt: skip
 
 
 def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Normals (F, 3) of faces, twice their area long."""
-    a, b, c = (vertices.index_select(0, faces[:, i]) for i in range(3))
+    a, b, c = vertices.index_select(0, faces.flatten()).view(-1, 3, 3).unbind(1)
     return torch.linalg.cross(b - a, c - a)
 
 
@@ -161,19 +166,46 @@ class Hits:
 def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
     ids = (front | scene.two_sided()).nonzero()[:, 0]
-    height, width = behind.shape
-    size = (height * factor, width * factor)
-    fragments = rasterize(scene.vertices[None], scene.faces[ids], scaled(camera, factor), size)
+    top, bottom, left, right = window(scene.vertices, camera, behind.shape)
+    height, width = bottom - top, right - left
+    lens = scaled(shifted(camera, top, left), factor)
+    fragments = rasterize(scene.vertices[None], scene.faces[ids], lens, (height * factor, width * factor))
     blocks = fragments.face.view(height, factor, width, factor).transpose(1, 2).reshape(-1, factor**2)
     pixel = (blocks >= 0).any(1).nonzero()[:, 0]
-    corner = (pixel // width * (width * factor) + pixel % width) * factor
+    row, column = pixel // width, pixel % width
     inside = torch.arange(factor)[:, None] * (width * factor) + torch.arange(factor)
-    place = corner[:, None] + inside.flatten()  # (n, S)
-    depth, face = fragments.depth.view(-1)[place], blocks[pixel]
-    covered = (face >= 0) & (depth < behind.flatten()[pixel, None] + 0.05)
-    face = ids[face.clamp(min=0)]
-    surface = torch.where(covered, scene.surface[face], -1)
+    place = ((row * (width * factor) + column) * factor)[:, None] + inside.flatten()  # (n, S)
+    depth, face = take(fragments.depth.view(-1), place), blocks.index_select(0, pixel)
+    pixel = (row + top) * behind.shape[1] + column + left
+    covered = (face >= 0) & (depth < take(behind.flatten(), pixel)[:, None] + 0.05)
+    face = take(ids, face.clamp(min=0))
+    surface = torch.where(covered, take(scene.surface, face), -1)
     return Hits(pixel, covered, face, surface, depth, place, fragments.barycentric.view(-1, 3))
+
+
+def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
+    height, width = size
+    ahead = points @ camera.R[0].T + camera.t[0]
+    if float(ahead[:, 2].min()) < 0.05:
+        return 0, height, 0, width
+    spots = ahead[:, :2] / ahead[:, 2:] * camera.K[0, [0, 1], [0, 1]] + camera.K[0, :2, 2]
+    (left, top), (right, bottom) = spots.amin(0).floor().int().tolist(), spots.amax(0).ceil().int().tolist()
+    top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
+    return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
+
+
+def shifted(camera: Camera, top: int, left: int) -> Camera:
+    """The same view on the part of a picture that begins at row `top` and column `left`."""
+    K = camera.K.clone()
+    K[:, 0, 2] -= left
+    K[:, 1, 2] -= top
+    return Camera(K, camera.R, camera.t)
+
+
+def take(values: Tensor, places: Tensor) -> Tensor:
+    """values[places] for a row of values (N,), several times faster."""
+    return values.index_select(0, places.flatten()).view(places.shape)
 
 
 def first_alike(kind: Tensor) -> Tensor:
@@ -186,8 +218,7 @@ def first_alike(kind: Tensor) -> Tensor:
 
 def blend_corners(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
     """Interpolate vertex values (N, C) over faces with corners (M, 3) by barycentrics (M, 3): (M, C)."""
-    a, b, c = (values.index_select(0, corners[:, i]) for i in range(3))
-    return a.mul_(share[:, :1]).addcmul_(b, share[:, 1:2]).addcmul_(c, share[:, 2:])
+    return torch.nn.functional.embedding_bag(corners, values, per_sample_weights=share, mode="sum")
 
 
 # ---------------------------------------------------------------- colours
@@ -224,24 +255,24 @@ def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: 
     first = own if every else first_alike(hits.surface)
     shared = torch.zeros(count, samples).scatter_add_(1, first, hits.covered.float())
     chosen = ((first == own) & hits.covered).flatten().nonzero()[:, 0]
-    chosen = chosen[torch.argsort(hits.surface.flatten()[chosen], stable=True)]
+    chosen = take(chosen, torch.argsort(take(hits.surface.flatten(), chosen), stable=True))
     row = torch.zeros(count * samples, dtype=torch.int64)
     row[chosen] = torch.arange(len(chosen))
-    face = hits.face.flatten()[chosen]
-    kinds, lengths = hits.surface.flatten()[chosen].unique_consecutive(return_counts=True)
+    face = take(hits.face.flatten(), chosen)
+    kinds, lengths = take(hits.surface.flatten(), chosen).unique_consecutive(return_counts=True)
     ends = lengths.cumsum(0).tolist()
     stretches = [
         (scene.surfaces[k], slice(e - n, e)) for k, e, n in zip(kinds.tolist(), ends, lengths.tolist(), strict=True)
     ]
     points = Points(
-        scene.faces[face],
-        hits.barycentric[hits.place.flatten()[chosen]],
-        hits.depth.flatten()[chosen],
-        ~front[face],
+        scene.faces.index_select(0, face),
+        hits.barycentric.index_select(0, take(hits.place.flatten(), chosen)),
+        take(hits.depth.flatten(), chosen),
+        ~take(front, face),
         stretches,
     )
     shaded = shade_points(scene, points, camera, lights, shadow)
-    return shaded, row.view(count, samples).gather(1, first), hits.pixel[chosen // samples], shared.flatten()[chosen]
+    return shaded, row.view(count, samples).gather(1, first), take(hits.pixel, chosen // samples), take(shared.flatten(), chosen)
 
 
 def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, shadow: ShadowMap) -> Shaded:
@@ -249,16 +280,18 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
     packed = torch.cat([scene.attributes, scene.vertices, scene.normals], 1)
     values = blend_corners(packed, points.corners, points.barycentric)
     attributes, position, normal = values[:, :11], values[:, 11:14], values[:, 14:]
-    view = torch.nn.functional.normalize(camera.center[0] - position, dim=1)
+    view = unit(camera.center[0] - position)
     normal = facing_normal(normal, view, points.inside)
     footprint = points.depth / camera.K[0, 0, 0]
-    turns = scene.turns.index_select(0, points.corners[:, 0]).view(-1, 3, 3)
+    turns = scene.turns.index_select(0, points.corners[:, 0].contiguous()).view(-1, 3, 3)
     paints = []
-    for surface, rows in points.stretches:
+    for (kind, _), alike in groupby(points.stretches, key=lambda s: (s[0].kind, id(s[0].style))):
+        alike = list(alike)  # both shoes are painted at once, then each gets its class
+        rows = slice(alike[0][1].start, alike[-1][1].stop)
         rest, fields = attributes[rows, :3], attributes[rows, 3:]
         s = Samples(rest, fields, normal[rows], view[rows], turns[rows], footprint[rows], points.inside[rows])
-        own = paint_object(s) if surface.kind == "object" else paint_surface(surface, s)
-        own.part = decide_part(surface, own, scene, points, rows)
+        own = paint_object(s) if kind == "object" else paint_surface(alike[0][0], s)
+        own.part = decide_part(own.part, alike, scene, points)
         paints.append(own)
     paint = Paint(*(torch.cat(column) for column in zip(*(vars(p).values() for p in paints), strict=True)))
     occlusion = torch.lerp(attributes[:, 4], torch.ones(len(values)), paint.open)
@@ -267,10 +300,10 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
 
 def facing_normal(normal: Tensor, view: Tensor, inside: Tensor) -> Tensor:
     """Interpolated normals (M, 3), unit, on the side that is seen; at outlines they are kept from turning away."""
-    normal = torch.nn.functional.normalize(normal, dim=1)
+    normal = unit(normal)
     normal = torch.where(inside[:, None], -normal, normal)
-    away = ((normal * view).sum(1, keepdim=True) - 0.02).clamp(max=0)
-    return torch.nn.functional.normalize(normal - away * view, dim=1)
+    away = (dot(normal, view) - 0.02).clamp_(max=0)
+    return unit(normal - away[:, None] * view)
 
 
 def paint_object(s: Samples) -> Paint:
@@ -281,12 +314,16 @@ def paint_object(s: Samples) -> Paint:
     return paint
 
 
-def decide_part(item: Surface, own: Paint, scene: Scene, points: Points, rows: slice) -> Tensor:
-    """The class of samples `rows` of one surface: the surface's own, or where skin says so that of the joints."""
-    if item.part is not None:
-        return torch.where(own.part >= 0, own.part, item.part)
-    share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
-    return torch.where(own.part >= 0, own.part, _SKIN_PARTS[share.argmax(1)])
+def decide_part(painted: Tensor, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> Tensor:
+    """The classes of the samples of some surfaces: what was painted, else the surface's own, or for skin the joints'."""
+    usual = []
+    for surface, rows in stretches:
+        if surface.part is None:
+            share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
+            usual.append(_SKIN_PARTS[share.argmax(1)])
+        else:
+            usual.append(torch.full((rows.stop - rows.start,), surface.part))
+    return torch.where(painted >= 0, painted, torch.cat(usual))
 
 
 # ---------------------------------------------------------------- the picture
@@ -322,7 +359,7 @@ def render_scene(
     if not people and not objects:
         return finish(shade_background(colour, behind, normal, camera, lights, None, joints), behind, {})
     scene = gather_scene(people, posed, objects)
-    shadow = shadow_map(scene.vertices, scene.shadow_faces(), lights)
+    shadow = shadow_map(*scene.casters(), lights)
     front = scene.front(camera)
     hits = visible_samples(scene, front, camera, supersample, behind)
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hits.hidden(behind.numel()))
@@ -352,7 +389,7 @@ def pick_labels(hits: Hits, shaded: Shaded, row: Tensor, owners: Tensor, camera:
     that is nearest names instance, class and normal. Its depth is the mean over that person's samples near that depth,
     which is second-order exact at the pixel's centre.
     """
-    owner = torch.where(hits.covered, owners[hits.surface.clamp(min=0)], 0)  # (n, S)
+    owner = torch.where(hits.covered, take(owners, hits.surface.clamp(min=0)), 0)  # (n, S)
     alpha = (owner > 0).float().mean(1)
     person = alpha >= 0.5
     labelled = person | (hits.covered.float().mean(1) >= 0.5)
@@ -361,10 +398,10 @@ def pick_labels(hits: Hits, shaded: Shaded, row: Tensor, owners: Tensor, camera:
     instance, best = owner.gather(1, chosen), row.gather(1, chosen)[:, 0]
     same = eligible & (owner == instance) & (hits.depth < nearest * 1.004 + 0.01)
     depth = torch.where(same, hits.depth, 0).sum(1) / same.sum(1).clamp(min=1)
-    normals = (shaded.normal[best] @ camera.R[0].T) * torch.tensor([1.0, -1.0, -1.0])
+    normals = (shaded.normal.index_select(0, best) @ camera.R[0].T) * torch.tensor([1.0, -1.0, -1.0])
     return {
         "alpha": alpha, "depth": torch.where(labelled, depth, torch.inf), "normals": normals * person[:, None],
-        "parts": shaded.part[best] * person, "instances": instance[:, 0] * person,
+        "parts": take(shaded.part, best) * person, "instances": instance[:, 0] * person,
     }  # fmt: skip
 
 

@@ -9,13 +9,14 @@ from course_lib.data.lighting import (
     ShadowMap,
     ambient,
     blinn,
+    dot,
     strand_highlight,
     sun_visibility,
     to_linear,
     tone_map,
     wrapped,
 )
-from course_lib.data.texture import Paint
+from course_lib.data.texture import Paint, distance
 
 _FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
 
@@ -32,7 +33,7 @@ def light(
     diffuse = wrapped(normal @ sun, wrap) * (seen[:, None] ** (1 - 0.4 * wrap))
     total = paint.albedo * (diffuse * sunlight + ambient(lights, normal) * bounced(occlusion, paint.albedo))
     lit = seen * ((normal @ sun) > 0)
-    facing = (normal * view).sum(1).clamp(0, 1)
+    facing = dot(normal, view).clamp_(0, 1)
     fresnel = paint.specular + (1 - paint.specular) * 0.16 * (1 - facing) ** 5 * (paint.gloss / (paint.gloss + 40))
     shine = blinn(normal, view, sun.expand_as(view), paint.gloss) * lit
     total += (fresnel * shine)[:, None] * sunlight * 1.6
@@ -44,10 +45,10 @@ def light(
         total[hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
     for lamp in lights.points:
         away = normal.new_tensor(lamp.position) - position
-        distance = away.norm(dim=1, keepdim=True)
+        distance = dot(away, away).sqrt_()[:, None]
         towards = away / distance
         fall = normal.new_tensor(lamp.colour) / distance**2
-        total += paint.albedo * wrapped((normal * towards).sum(1), wrap) * fall * occlusion[:, None]
+        total += paint.albedo * wrapped(dot(normal, towards), wrap) * fall * occlusion[:, None]
         total += (fresnel * blinn(normal, view, towards, paint.gloss))[:, None] * fall
     return tone_map(total, lights.exposure)
 
@@ -61,7 +62,7 @@ def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
 
 def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
     """Two highlights of strands: a white one, a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
-    tangent, strand, colour = paint.tangent[rows], paint.strand[rows], paint.albedo[rows]
+    tangent, strand, colour = (v.index_select(0, rows) for v in (paint.tangent, paint.strand, paint.albedo))
     towards = sun.expand_as(tangent)
     above = ramp_sun(paint.normal[rows] @ sun)
     first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
@@ -100,8 +101,8 @@ def shade_background(
     rows = (solid if hidden is None else solid & ~hidden).nonzero()[:, 0]
     if not len(rows):
         return picture.view(height, width, 3)
-    albedo = to_linear(picture[rows].clamp(0, 1))
-    normals, points = normal.reshape(-1, 3)[rows], points_of(depth, camera)[rows]
+    albedo = to_linear(picture.index_select(0, rows).clamp_(0, 1))
+    normals, points = normal.reshape(-1, 3).index_select(0, rows), points_of(depth, camera, rows)
     sun = normals.new_tensor(lights.sun_direction)
     seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))
     if shadow is not None:
@@ -109,7 +110,7 @@ def shade_background(
         occlusion = sphere_occlusion(points, normals, joints)
     received = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
     received += (ambient(lights, normals) + lamp_light(lights, points, normals)) * occlusion[:, None]
-    picture[rows] = tone_map(albedo * received, lights.exposure)
+    picture.index_copy_(0, rows, tone_map(albedo * received, lights.exposure))
     return picture.view(height, width, 3)
 
 
@@ -118,49 +119,50 @@ def lamp_light(lights: Lights, points: Tensor, normals: Tensor) -> Tensor:
     total = torch.zeros(1, 3)
     for lamp in lights.points:
         away = normals.new_tensor(lamp.position) - points
-        distance = away.norm(dim=1).clamp(min=0.3)
-        cosine = ((normals * away).sum(1) / distance).clamp(min=0)
+        distance = dot(away, away).sqrt_().clamp_(min=0.3)
+        cosine = (dot(normals, away) / distance).clamp_(min=0)
         total = total + (cosine / distance**2)[:, None] * normals.new_tensor(lamp.colour)
     return total
 
 
-def points_of(depth: Tensor, camera: Camera) -> Tensor:
-    """World points (H * W, 3) of a depth picture (H, W)."""
-    height, width = depth.shape
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3) @ torch.linalg.inv(camera.K[0]).T
-    depth = torch.where(depth.isfinite(), depth, 0.0).view(-1, 1)
-    return (rays * depth - camera.t[0]) @ camera.R[0]
+def points_of(depth: Tensor, camera: Camera, pixels: Tensor) -> Tensor:
+    """World points (N, 3) of some pixels (N,) of a depth picture (H, W), counted row by row."""
+    y, x = pixels // depth.shape[1] + 0.5, pixels % depth.shape[1] + 0.5
+    turned = torch.linalg.inv(camera.K[0]).T @ camera.R[0]  # from pixels to directions in the world
+    rays = torch.addcmul(x[:, None] * turned[0] + turned[2], y[:, None], turned[1])
+    return rays.mul_(depth.flatten().index_select(0, pixels)[:, None]).sub_(camera.t[0] @ camera.R[0])
 
 
 def background_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
     """Key light (N,) on a background; points outside the shadow map are lit."""
     seen = torch.ones(len(points))
-    ahead = shadow.camera.to_camera(points[None])[0]
+    ahead = points @ shadow.camera.R[0].T + shadow.camera.t[0]
     pixels = ahead[:, :2] / ahead[:, 2:] * shadow.camera.K[0, 0, 0] + shadow.camera.K[0, :2, 2]
     size = shadow.depth.shape[0]
-    near = ((pixels > -4) & (pixels < size + 4)).all(1).nonzero()[:, 0]
+    x, y = pixels.unbind(1)
+    near = ((x > -4) & (x < size + 4) & (y > -4) & (y < size + 4)).nonzero()[:, 0]
     if len(near):
-        seen[near] = sun_visibility(shadow, points[near], normals[near], lights)
+        lit = sun_visibility(shadow, points.index_select(0, near), normals.index_select(0, near), lights)
+        seen.index_copy_(0, near, lit)
     return seen
 
 
 # joints that shut out light from the surroundings, and their radii in metres
 _BALLS = {0: 0.15, 4: 0.07, 5: 0.07, 7: 0.065, 8: 0.065, 10: 0.065, 11: 0.065, 9: 0.16}
+_RADII = torch.tensor(list(_BALLS.values()))
 
 
 def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
     """How open points (N, 3) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
     open_share = torch.ones(len(points))
     for person in joints:
-        near = ((points - person[0]).square().sum(1) < 1.6**2).nonzero()[:, 0]
-        (x, y, z), (nx, ny, nz) = points[near].T.contiguous(), normals[near].T.contiguous()
-        share = torch.ones(len(near))
-        for joint, radius in _BALLS.items():
-            cx, cy, cz = person[joint].tolist()
-            dx, dy, dz = cx - x, cy - y, cz - z
-            squared = (dx * dx + dy * dy + dz * dz).clamp_(min=radius**2)
-            cosine = (dx * nx + dy * ny + dz * nz) * squared.rsqrt()
-            share *= 1 - 0.85 * radius**2 * cosine.clamp_(0.05, 1) / squared
-        open_share[near] *= share
+        near = (distance(points, person[0]) < 1.6).nonzero()[:, 0]
+        point, normal = points.index_select(0, near) - person[0], normals.index_select(0, near)
+        balls = (person[list(_BALLS)] - person[0]).T  # (3, 8)
+        squared = (dot(point, point)[:, None] + balls.square().sum(0)).addmm_(point, balls, alpha=-2)
+        squared = torch.maximum(squared, _RADII**2)
+        ahead = (normal @ balls).sub_(dot(normal, point)[:, None])
+        cosine = ahead.mul_(squared.rsqrt()).clamp_(0.05, 1)
+        share = cosine.div_(squared).mul_(-0.85 * _RADII**2).add_(1).prod(1)
+        open_share.index_copy_(0, near, open_share.index_select(0, near) * share)
     return open_share

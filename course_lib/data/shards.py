@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -45,10 +46,22 @@ class ShardError(RuntimeError):
 
 
 def _png(values: np.ndarray) -> bytes:
-    """An array (H, W) uint8 or uint16, or (H, W, 3) uint8 -> a PNG; little compression, since time matters more."""
-    stream = io.BytesIO()
-    Image.fromarray(values).save(stream, "PNG", compress_level=1, compress_type=zlib.Z_RLE)  # smaller and faster here
-    return stream.getvalue()
+    """An array (H, W) uint8 or uint16, or (H, W, 3) uint8 -> a PNG; little compression, since time matters more.
+
+    Each row is stored less the one above (filter 2): Pillow, which tries all filters, takes twice as long."""
+    height, width = values.shape[:2]
+    pixels = np.ascontiguousarray(values, values.dtype.newbyteorder(">")).view(np.uint8).reshape(height, -1)
+    rows = np.full((height, 1 + pixels.shape[1]), 2, np.uint8)
+    rows[:, 1:] = pixels
+    rows[1:, 1:] -= pixels[:-1]
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8 * values.itemsize, 2 if values.ndim == 3 else 0, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", packer.compress(rows) + packer.flush()), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def _pixels(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from course_lib.chapters.bodies import JOINT_NAMES
 from course_lib.data.parts import SKIN_CLASSES, joint_class
-from course_lib.data.person import Body, Garment, Look, Person, PosedPeople, rest_people
+from course_lib.data.person import Body, Garment, Look, Person, PosedPeople, blend_transforms, rest_people
 
 JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
 FAR = 9.0  # metres: farther than any hem
@@ -224,20 +224,22 @@ class Surface:
 
 @dataclass
 class DressedMesh:
-    """One dressed person, ready to be posed. base (N, V) sparse; displacement (N, 3) in rest axes; weights (N, 55);
+    """One dressed person, ready to be posed. base (N, V) and weights (N, 55) sparse; displacement (N, 3) in rest axes;
     `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
     fields (N, 8): hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
-    how much each of SKIN_CLASSES moves it."""
+    how much each of SKIN_CLASSES moves it; `casting` (C, 3) are the faces of a coarser mesh of the same vertices, which
+    casts the shadows."""
 
-    base: Tensor
+    base: sparse.csr_matrix
     displacement: Tensor
-    weights: Tensor
+    weights: sparse.csr_matrix
     free: Tensor
     faces: Tensor
     surface: Tensor
     rest: Tensor
     fields: Tensor
     classes: Tensor
+    casting: Tensor
     surfaces: list[Surface]
     fans: sparse.csr_matrix  # (N, F): the faces around each vertex
     skirt: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
@@ -302,11 +304,17 @@ class Builder:
         tensors = {k: torch.from_numpy(a.astype(np.int64 if k in whole else np.float32)) for k, a in arrays.items()}
         skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
         fans = face_fans(arrays["faces"], self.count)
-        classes = tensors["weights"] @ torch.from_numpy(class_matrix())
+        weights = sparse.csr_matrix(tensors.pop("weights").numpy())
+        classes = torch.from_numpy(weights @ class_matrix())
+        points = base @ self.shape.vertices + arrays["displacement"]
+        casts = np.array([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])[arrays["surface"]]
+        casting = coarse_faces(points, arrays["faces"][casts], arrays["surface"][casts])
         return DressedMesh(
-            base=to_torch(base),
+            base=base,
+            weights=weights,
             **tensors,
             classes=classes,
+            casting=torch.from_numpy(casting),
             surfaces=self.surfaces,
             fans=fans,
             skirt=skirt,
@@ -342,15 +350,14 @@ def face_fans(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(entries, shape=(count, len(faces)))
 
 
-def to_torch(matrix: sparse.csr_matrix) -> Tensor:
-    """A sparse matrix as rows padded to the widest: ids (N, K) and weights (N, K) in one (2, N, K) float tensor."""
-    counts = np.diff(matrix.indptr)
-    width = max(1, int(counts.max(initial=1)))
-    ids, weights = np.zeros((len(counts), width), np.float32), np.zeros((len(counts), width), np.float32)
-    row = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(len(row)) - np.repeat(matrix.indptr[:-1], counts)
-    ids[row, place], weights[row, place] = matrix.indices, matrix.data
-    return torch.from_numpy(np.stack([ids, weights]))
+def coarse_faces(points: np.ndarray, faces: np.ndarray, surface: np.ndarray, cell: float = 0.028) -> np.ndarray:
+    """Fewer faces (C, 3) of the same points (N, 3): those of one surface in one cell of a grid become one of them."""
+    owner = np.zeros(len(points), np.int64)
+    owner[faces[:, 0]], owner[faces[:, 1]], owner[faces[:, 2]] = surface, surface, surface
+    x, y, z = (np.floor(points / cell).astype(np.int64) + 2**11).T
+    _, first, place = np.unique(((owner << 12 | x) << 12 | y) << 12 | z, return_index=True, return_inverse=True)
+    a, b, c = first[place][faces].T
+    return np.stack([a, b, c], 1)[(a != b) & (b != c) & (c != a)]
 
 
 def occlusion_of(body: Body, piece: Piece) -> np.ndarray:
@@ -388,19 +395,14 @@ class PosedMesh:
 
 def pose_mesh(mesh: DressedMesh, posed: PosedPeople, index: int) -> PosedMesh:
     """Carry a dressed mesh along with the posed body of person `index`."""
-    ids, share = mesh.base[0].long(), mesh.base[1]
-    body = posed.vertices[index]
-    vertices = share[:, :1] * body[ids[:, 0]]
-    for column in range(1, ids.shape[1]):
-        vertices = vertices + share[:, column : column + 1] * body[ids[:, column]]
-    blended = mesh.weights @ posed.transforms[index, :, :3].flatten(1)  # (N, 12)
-    blended = blended.view(-1, 3, 4)
-    turns = blended[..., :3].contiguous()
-    vertices += (turns * mesh.displacement[:, None]).sum(-1)
-    vertices += mesh.free[:, None] * blended[..., 3]
+    blended = blend_transforms(mesh.weights, posed.transforms[index])
+    vertices = torch.from_numpy(mesh.base @ posed.vertices[index].numpy())
+    for axis in range(3):
+        vertices.addcmul_(blended[..., axis], mesh.displacement[:, axis : axis + 1])
+    vertices.addcmul_(mesh.free[:, None], blended[..., 3])
     if len(mesh.skirt):
         vertices[mesh.skirt] = clear_legs(vertices[mesh.skirt], posed.joints[index], mesh.leg_radii)
-    return PosedMesh(vertices, turns)
+    return PosedMesh(vertices, blended[..., :3])
 
 
 def clear_legs(points: Tensor, joints: Tensor, radii: tuple[float, float, float]) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.data.lighting import to_linear
+from course_lib.data.lighting import dot, to_linear, unit
 
 
 @dataclass
@@ -59,8 +59,9 @@ class Paint:
 # ---------------------------------------------------------------- small tools
 
 
-def linear(colour) -> Tensor:
-    """A screen colour (3,) as linear light."""
+@lru_cache(maxsize=512)
+def linear(colour: tuple[float, float, float]) -> Tensor:
+    """A screen colour (3,) as linear light. Not to be changed in place."""
     return to_linear(torch.tensor(colour, dtype=torch.float32))
 
 
@@ -68,6 +69,17 @@ def ramp(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
     """Smooth step: 0 at `low`, 1 at `high` (either order)."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
+
+
+def bell(squared: Tensor) -> Tensor:
+    """exp(-squared), cut off where it is next to nothing: numbers below 1e-38 are slow to work with."""
+    return torch.exp(squared.clamp(max=40).neg_())
+
+
+def distance(points: Tensor, centre: Tensor) -> Tensor:
+    """From points (N, 3) to one point or as many: (N,) metres."""
+    away = points - centre
+    return dot(away, away).sqrt_()
 
 
 def edge(x: Tensor, width: Tensor) -> Tensor:
@@ -105,19 +117,16 @@ def noise(u: Tensor, v: Tensor) -> Tensor:
     )[0, :, 0]
 
 
-# two slanted views of space; together no surface is seen edge-on by both
-_VIEWS = torch.tensor([[[0.80, 0.15, 0.58], [-0.12, 0.98, -0.09]], [[0.62, -0.2, -0.76], [0.3, 0.93, 0.2]]])
+# two slanted views of space, the u axes of both and the v axes of both; no surface is seen edge-on by both views
+_VIEWS = torch.tensor([[[0.80, 0.15, 0.58], [0.62, -0.2, -0.76]], [[-0.12, 0.98, -0.09], [0.3, 0.93, 0.2]]])
 
 
 def noise3(points: Tensor, frequency: float) -> tuple[Tensor, Tensor]:
     """Noise at points (N, 3), `frequency` cells a metre: value (N,), slope (N, 3) per cell."""
-    value, slope = 0.0, 0.0
-    for plane in _VIEWS:
-        flat = points @ plane.T * frequency
-        n, _, du, dv = noise(flat[:, 0], flat[:, 1])
-        value = value + n
-        slope = slope + du[:, None] * plane[0] + dv[:, None] * plane[1]
-    return value * 0.7, slope * 0.7
+    u, v = (_VIEWS * frequency @ points.T).flatten(1)  # (2 N,) each, the two views in a row
+    n, _, du, dv = noise(u, v).view(4, 2, -1)
+    slope = torch.cat([du, dv]).T @ _VIEWS.flatten(0, 1)  # (N, 4) @ (4, 3)
+    return n.sum(0) * 0.7, slope * 0.7
 
 
 def fine_noise3(s: Samples, frequency: float, limit: float) -> tuple[Tensor, Tensor]:
@@ -129,7 +138,7 @@ def fine_noise3(s: Samples, frequency: float, limit: float) -> tuple[Tensor, Ten
 
 def tilt(s: Samples, slope: Tensor) -> Tensor:
     """Normals (N, 3) of a surface with relief whose rest-space slope is (N, 3)."""
-    return torch.nn.functional.normalize(s.normal - to_world(s, slope), dim=-1)
+    return unit(s.normal - to_world(s, slope))
 
 
 def to_world(s: Samples, direction: Tensor) -> Tensor:
@@ -139,4 +148,4 @@ def to_world(s: Samples, direction: Tensor) -> Tensor:
 
 def rest_normal_y(s: Samples) -> Tensor:
     """How far normals pointed up in the rest pose: (N,)."""
-    return (s.turn[:, :, 1] * s.normal).sum(1)
+    return dot(s.turn[:, :, 1], s.normal)

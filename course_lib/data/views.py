@@ -96,7 +96,9 @@ def fit(
         step = np.clip(0.8 * distance / focal, 0, 0.5 * radius / (np.abs(off).max() + 1e-6))
         target = target + step * (off @ rows[:2])
         distance *= np.clip(((high - low) / (2 * middle)).max() / fill, 0.7, 1.4)
-    return camera_at(_eye(target, max(distance, nearest), direction), target, focal, size, roll)
+    eye = _eye(target, max(distance, nearest), direction)
+    rows, K = _rows(target - eye, roll), [[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1]]
+    return Camera(*(torch.tensor(np.asarray(part), dtype=torch.float32)[None] for part in (K, rows, -rows @ eye)))
 
 
 def _rows(forward: np.ndarray, roll: float) -> np.ndarray:

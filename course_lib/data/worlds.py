@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, diags
 from course_lib.chapters.cameras import Camera
 from course_lib.data import views
 from course_lib.data.backgrounds import Background, sample_background
-from course_lib.data.keypoints import FORMATS, available, keypoints, tolerance, visibility
+from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, visibility
 from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
 from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
@@ -121,6 +121,7 @@ def draw(rng: np.random.Generator, shares: dict):
 # ---------------------------------------------------------------- people
 
 
+@lru_cache(maxsize=64)
 def identity(split: str, number: int) -> tuple[str, Person]:
     """Person `number` of a split and their name. Splits share nobody: the split is part of the seed."""
     rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
@@ -466,10 +467,9 @@ def sample_camera(
     framing = draw(rng, world.framings)
     chosen = list(range(len(actors))) if framing == "full" and rng.random() < 0.6 else [int(rng.integers(len(actors)))]
     points = posed.vertices[chosen][:, views.framed_vertices(framing)].flatten(0, 1).numpy()
-    best, least = None, np.inf
+    best, least, ahead = None, np.inf, facing(actors[chosen[0]], framing)
     for _ in range(8):
-        main = actors[chosen[0]]
-        camera = views.sample_view(rng, points, facing(main, framing), framing, size, 1.7 if indoors else 3.0)
+        camera = views.sample_view(rng, points, ahead, framing, size, 1.7 if indoors else 3.0)
         eye = camera.center[0].numpy()
         others = [a.capsules() for i, a in enumerate(actors) if i not in chosen]
         cost = views.hidden_share(eye, points[::8], others) + 2.0 * (
@@ -672,7 +672,8 @@ def label_keypoints(
     picture: dict, camera: Camera, posed: PosedPeople, formats: tuple[str, ...]
 ) -> list[dict[str, Keypoints]]:
     """Everyone's keypoints by format: 2 seen, 1 hidden, 0 outside the picture or not on this body (then NaN)."""
-    points = torch.cat([keypoints(posed.vertices, name) for name in formats], 1)  # (P, K, 3), all formats in one row
+    matrix = keypoint_matrix(formats)
+    points = torch.stack([torch.from_numpy(matrix @ v.numpy()) for v in posed.vertices])  # (P, K, 3), format by format
     known, deep = keypoint_facts(formats)
     seen = visibility(points, camera, picture["depth"], deep, picture["instances"]).numpy()
     flat = points.flatten(0, 1)[None]
@@ -688,6 +689,16 @@ def label_keypoints(
         parts = zip(*(np.split(values[person], cuts) for values in (spots, world, visible)), strict=True)
         labels.append({name: Keypoints(*part) for name, part in zip(formats, parts, strict=True)})
     return labels
+
+
+@lru_cache(maxsize=8)
+def keypoint_matrix(formats: tuple[str, ...]) -> csr_matrix:
+    """The points of all formats one after the other, as means of the body's vertices: (K, V)."""
+    parts = [regressor(name) for name in formats]
+    counts = np.cumsum([0] + [len(FORMATS[name]) for name in formats])
+    rows = np.concatenate([part.row.numpy() + first for part, first in zip(parts, counts, strict=False)])
+    columns, values = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("column", "value"))
+    return csr_matrix((values, (rows, columns)), (counts[-1], len(body().template)))
 
 
 @lru_cache(maxsize=8)
