@@ -194,7 +194,9 @@ def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
     rotations = axis_angle_to_matrix(stack([p.pose for p in people]))  # (P, 55, 3, 3)
     joints, transforms = forward_kinematics(rotations, rest_joints, body.model.parents)
     corrected = rest + pose_correctives(body, rotations)
-    vertices = torch.stack([move(p, blend_transforms(body.weights, t)) for p, t in zip(corrected, transforms, strict=True)])
+    vertices = torch.stack(
+        [move(p, blend_transforms(body.weights, t)) for p, t in zip(corrected, transforms, strict=True)]
+    )
     shift = stack([p.translation for p in people])[:, None]
     transforms = transforms.clone()
     transforms[..., :3, 3] += shift

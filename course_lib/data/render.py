@@ -272,7 +272,12 @@ def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: 
         stretches,
     )
     shaded = shade_points(scene, points, camera, lights, shadow)
-    return shaded, row.view(count, samples).gather(1, first), take(hits.pixel, chosen // samples), take(shared.flatten(), chosen)
+    return (
+        shaded,
+        row.view(count, samples).gather(1, first),
+        take(hits.pixel, chosen // samples),
+        take(shared.flatten(), chosen),
+    )
 
 
 def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, shadow: ShadowMap) -> Shaded:
@@ -315,7 +320,7 @@ def paint_object(s: Samples) -> Paint:
 
 
 def decide_part(painted: Tensor, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> Tensor:
-    """The classes of the samples of some surfaces: what was painted, else the surface's own, or for skin the joints'."""
+    """The classes of some surfaces' samples: what was painted, else the surface's own, or for skin the joints'."""
     usual = []
     for surface, rows in stretches:
         if surface.part is None:
