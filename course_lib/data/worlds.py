@@ -310,7 +310,7 @@ def put_on_floor(actors: list[Actor], rng: np.random.Generator) -> list[PosedPeo
     frames = []
     for frame in range(len(actors[0].poses)):
         posed = pose_people([actor.at(frame) for actor in actors])
-        low = posed.vertices[:, surface()][..., 1].amin(1)  # (P,)
+        low = posed.vertices[..., 1].index_select(1, surface()).amin(1)  # (P,)
         rise = torch.tensor(lift) + sole_height(actors) - low
         for actor, up in zip(actors, rise, strict=True):
             actor.moves[frame, 1] += float(up)
