@@ -4,6 +4,7 @@ Coverage is supersampled (2 x 2 samples a pixel unless told otherwise); colours 
 covered, then averaged. Labels come from the surface that covers most of a pixel.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
-from course_lib.chapters.rendering import rasterize
+from course_lib.chapters.rendering import pixel_barycentrics
 from course_lib.data.appearance import paint_surface
-from course_lib.data.lighting import Lights, ShadowMap, dot, shadow_map, to_linear, unit
+from course_lib.data.lighting import Lights, ShadowMap, cross, dot, nearest, shadow_map, to_linear, unit
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
@@ -49,7 +50,7 @@ _SKIN_PARTS = np.array([PART_IDS[name] for name in SKIN_CLASSES])
 @dataclass
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
-    turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
+    turns (N, 9), faces (F, 3), outward (3, F) their normals, twice their area long, surface (F,) into `surfaces`;
     casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
@@ -58,25 +59,25 @@ class Scene:
     classes: Tensor
     turns: Tensor
     faces: Tensor
-    outward: Tensor
-    surface: Tensor
+    outward: np.ndarray
+    surface: np.ndarray
     casting: Tensor
     surfaces: list[Surface]
     owner: Tensor
 
-    def two_sided(self) -> Tensor:
+    def two_sided(self) -> np.ndarray:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
-        return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
+        return np.array([s.two_sided for s in self.surfaces]).take(self.surface)
 
     def casters(self) -> tuple[Tensor, Tensor]:
         """The mesh that casts shadows: vertices (M, 3), faces (C, 3)."""
         used, faces = renumber(self.casting.numpy(), len(self.vertices))
         return self.vertices.index_select(0, torch.from_numpy(used)), torch.from_numpy(faces)
 
-    def front(self, camera: Camera) -> Tensor:
+    def front(self, camera: Camera) -> np.ndarray:
         """Which faces (F,) turn their outer side to the camera."""
-        corner = self.vertices.index_select(0, self.faces[:, 0].contiguous())
-        return (self.outward * (camera.center[0] - corner)) @ torch.ones(3) > 0
+        corner = self.vertices.numpy().T.take(self.faces[:, 0].numpy(), 1)
+        return dot(self.outward, camera.center[0].numpy()[:, None] - corner) > 0
 
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
@@ -91,23 +92,27 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
         parts.append(object_part(thing))
         surfaces.append(OBJECT)
         owner.append(0)
+    if len(parts) == 1:
+        return Scene(**parts[0], surfaces=surfaces, owner=torch.tensor(owner))
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
     surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
     for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
         part["faces"], part["casting"] = part["faces"] + int(vertices), part["casting"] + int(vertices)
-        part["surface"] = part["surface"] + int(number)
-    columns = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    return Scene(**columns, surfaces=surfaces, owner=torch.tensor(owner))
+        part["surface"] = part["surface"] + number
+    columns = {name: [p[name] for p in parts] for name in parts[0]}
+    arrays = {name: np.concatenate(columns.pop(name), -1) for name in ("outward", "surface")}
+    faces = torch.cat([f.T for f in columns.pop("faces")], 1).T
+    joined = {name: torch.cat(values) for name, values in columns.items()}
+    return Scene(**joined, **arrays, faces=faces, surfaces=surfaces, owner=torch.tensor(owner))
 
 
 def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
     """The columns of a Scene for one dressed person."""
     placed = pose_mesh(mesh, posed, index)
     outward = face_normals(placed.vertices, mesh.faces)
-    normals = torch.from_numpy(mesh.fans @ outward.numpy())
-    attributes = torch.cat([mesh.rest, mesh.fields], 1)
+    normals = torch.from_numpy(mesh.fans @ np.ascontiguousarray(outward.T))
     return {
-        "vertices": placed.vertices, "normals": normals, "attributes": attributes, "classes": mesh.classes,
+        "vertices": placed.vertices, "normals": normals, "attributes": mesh.attributes, "classes": mesh.classes,
         "turns": placed.turns.flatten(1), "faces": mesh.faces, "outward": outward, "surface": mesh.surface,
         "casting": mesh.casting,
     }  # fmt: skip
@@ -122,15 +127,16 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
     return {
         "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
-        "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
+        "outward": face_normals(vertices, faces), "surface": np.zeros(len(faces), np.int64),
         "casting": faces,
     }  # fmt: skip
 
 
-def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Normals (F, 3) of faces, twice their area long."""
-    a, b, c = vertices.index_select(0, faces.flatten()).view(-1, 3, 3).unbind(1)
-    return torch.linalg.cross(b - a, c - a)
+def face_normals(vertices: Tensor, faces: Tensor) -> np.ndarray:
+    """Normals (3, F) of faces, twice their area long."""
+    points = np.ascontiguousarray(vertices.numpy().T)
+    a, b, c = (points.take(corner, 1) for corner in faces.T.numpy())
+    return cross(b - a, c - a)
 
 
 # ---------------------------------------------------------------- what is seen where
@@ -145,16 +151,18 @@ def scaled(camera: Camera, factor: int) -> Camera:
 
 @dataclass
 class Hits:
-    """Covered pixels (n,) and their S samples (S, n): whether covered, the face, its surface, the depth; place (S, n)
-    is the sample's place among all barycentrics (S H W, 3)."""
+    """Covered pixels (n,) and their S samples (S, n): whether covered, the face, its surface, the depth, and their row
+    and column in the picture of the camera `lens`; points (1, N, 3) are the scene's as that camera sees them."""
 
     pixel: np.ndarray
     covered: np.ndarray
     face: np.ndarray
     surface: np.ndarray
     depth: np.ndarray
-    place: np.ndarray
-    barycentric: Tensor
+    row: np.ndarray
+    column: np.ndarray
+    points: Tensor
+    lens: Camera
 
     def hidden(self, count: int) -> np.ndarray:
         """Which of `count` pixels show nothing of the background: (count,) bool."""
@@ -162,36 +170,46 @@ class Hits:
         flags[self.pixel] = self.covered.all(0)
         return flags
 
+    def barycentrics(self, faces: Tensor, chosen: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Where on their faces some samples are, counted in (S, n): barycentrics (M, 3), depth (M,)."""
+        row, column, face = (torch.from_numpy(v.ravel().take(chosen)) for v in (self.row, self.column, self.face))
+        seen = torch.zeros_like(face), row, column, face
+        barycentric, depth = pixel_barycentrics(self.points, faces, self.lens.K, seen)
+        return barycentric.T, depth.numpy()
 
-def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
+
+def visible_samples(scene: Scene, front: np.ndarray, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
-    ids = (front | scene.two_sided()).nonzero()[:, 0]
+    ids = np.flatnonzero(front | scene.two_sided())
     top, bottom, left, right = window(scene.vertices, camera, behind.shape)
     height, width = bottom - top, right - left
-    lens = scaled(shifted(camera, top, left), factor)
-    fragments = rasterize(scene.vertices[None], scene.faces[ids], lens, (height * factor, width * factor))
-    blocks = fragments.face.numpy().reshape(height, factor, width, factor)
-    blocks = blocks.transpose(1, 3, 0, 2).reshape(factor**2, -1)  # all pixels' first samples, their second ones, ...
+    lens, faces = scaled(shifted(camera, top, left), factor), scene.faces.T.index_select(1, torch.from_numpy(ids)).T
+    face, depth, points = nearest(scene.vertices, faces, lens, (height * factor, width * factor))
+    blocks, depth = (  # all pixels' first samples, their second ones, ...
+        values.reshape(height, factor, width, factor).transpose(1, 3, 0, 2).reshape(factor**2, -1)
+        for values in (face, depth)
+    )
     pixel = np.flatnonzero(blocks.max(0) >= 0)
     row, column = np.divmod(pixel, width)
-    inside = np.arange(factor)[:, None] * (width * factor) + np.arange(factor)
-    place = inside.reshape(-1, 1) + (row * (width * factor) + column) * factor  # (S, n)
-    depth, face = fragments.depth.numpy().ravel().take(place), blocks.take(pixel, 1)
+    inside = np.arange(factor**2)[:, None]
+    rows, columns = row * factor + inside // factor, column * factor + inside % factor
+    depth, face = depth.take(pixel, 1), blocks.take(pixel, 1)
     pixel = (row + top) * behind.shape[1] + column + left
     covered = (face >= 0) & (depth < behind.numpy().ravel().take(pixel) + 0.05)
-    face = ids.numpy().take(face.clip(0))
-    surface = np.where(covered, scene.surface.numpy().take(face), -1)
-    return Hits(pixel, covered, face, surface, depth, place, fragments.barycentric.view(-1, 3))
+    face = ids.take(face.clip(0))
+    surface = np.where(covered, scene.surface.take(face), -1)
+    return Hits(pixel, covered, face, surface, depth, rows, columns, points, lens)
 
 
 def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
     height, width = size
-    ahead = points @ camera.R[0].T + camera.t[0]
-    if float(ahead[:, 2].min()) < 0.05:
+    x, y, z = camera.R[0].numpy() @ points.numpy().T + camera.t[0].numpy()[:, None]
+    if z.min() < 0.05:
         return 0, height, 0, width
-    spots = ahead[:, :2] / ahead[:, 2:] * camera.K[0, [0, 1], [0, 1]] + camera.K[0, :2, 2]
-    (left, top), (right, bottom) = spots.amin(0).floor().int().tolist(), spots.amax(0).ceil().int().tolist()
+    (fx, _, cx), (_, fy, cy), _ = camera.K[0].tolist()
+    x, y = x / z * fx + cx, y / z * fy + cy
+    top, bottom, left, right = math.floor(y.min()), math.ceil(y.max()), math.floor(x.min()), math.ceil(x.max())
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
 
@@ -241,7 +259,9 @@ class Shaded:
     normal: np.ndarray
 
 
-def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
+def shade_hits(
+    scene: Scene, hits: Hits, front: np.ndarray, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool
+):
     """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
 
     Returns the results (M of them) and which of them each sample (S, n) has.
@@ -256,12 +276,11 @@ def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: 
     result = np.zeros(samples * count, np.int64)
     result[chosen] = np.arange(len(chosen))
     cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
-    face = torch.from_numpy(hits.face.ravel().take(chosen))
+    face = hits.face.ravel().take(chosen)
     points = Points(
-        scene.faces.index_select(0, face),
-        hits.barycentric.index_select(0, torch.from_numpy(hits.place.ravel().take(chosen))),
-        hits.depth.ravel().take(chosen),
-        ~front.index_select(0, face).numpy(),
+        scene.faces.index_select(0, torch.from_numpy(face)),
+        *hits.barycentrics(scene.faces, chosen),
+        ~front.take(face),
         [(scene.surfaces[kinds[start]], slice(start, stop)) for start, stop in pairwise(cuts)],
     )
     return shade_points(scene, points, camera, lights, shadow), result.take(first * count + np.arange(count))

@@ -240,8 +240,8 @@ class Surface:
 @dataclass
 class DressedMesh:
     """One dressed person, ready to be posed. base (N, V) and weights (N, 55) sparse; displacement (N, 3) in rest axes;
-    `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
-    fields (N, 8): hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
+    `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); attributes (N, 11): template
+    coordinates, hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
     how much each of SKIN_CLASSES moves it; `casting` (C, 3) are the faces of a coarser mesh of the same vertices, which
     casts the shadows."""
 
@@ -250,9 +250,8 @@ class DressedMesh:
     weights: sparse.csr_matrix
     free: Tensor
     faces: Tensor
-    surface: Tensor
-    rest: Tensor
-    fields: Tensor
+    surface: np.ndarray
+    attributes: Tensor
     classes: Tensor
     casting: Tensor
     surfaces: list[Surface]
@@ -314,8 +313,9 @@ class Builder:
         self.columns["fields"] = [np.pad(f, ((0, 0), (0, 8 - f.shape[1]))) for f in self.columns["fields"]]
         base, weights = (sparse.vstack(self.columns.pop(name), format="csr") for name in ("base", "weights"))
         arrays = {key: np.concatenate(values) for key, values in self.columns.items()}
-        whole = {"faces", "surface"}
-        tensors = {k: torch.from_numpy(a.astype(np.int64 if k in whole else np.float32)) for k, a in arrays.items()}
+        corners = torch.from_numpy(np.ascontiguousarray(arrays["faces"].T, np.int64))  # all first ones, all second ones
+        attributes = np.column_stack([arrays["rest"], arrays["fields"]]).astype(np.float32)
+        displacement, free = (torch.from_numpy(arrays[k].astype(np.float32)) for k in ("displacement", "free"))
         skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
         fans = face_fans(arrays["faces"], self.count)
         classes = torch.from_numpy(weights @ class_matrix())
@@ -324,8 +324,12 @@ class Builder:
         casting = coarse_faces(points, arrays["faces"][casts], arrays["surface"][casts])
         return DressedMesh(
             base=base,
+            displacement=displacement,
             weights=weights,
-            **tensors,
+            free=free,
+            faces=corners.T,
+            surface=arrays["surface"].astype(np.int64),
+            attributes=torch.from_numpy(attributes),
             classes=classes,
             casting=torch.from_numpy(casting),
             surfaces=self.surfaces,
