@@ -447,11 +447,9 @@ class Skeleton:
     """Joints and limb capsules of one body shape; posing it costs a millisecond, the whole body ten."""
 
     def __init__(self, betas: np.ndarray | None = None):
-        model = body()
-        shape = torch.zeros(model.shape_directions.shape[-1])
+        model, rest = body(), body().template
         if betas is not None:
-            shape[: len(betas)] = torch.as_tensor(betas, dtype=torch.float32)
-        rest = model.template + model.shape_directions @ shape  # (V, 3)
+            rest = rest + (torch.as_tensor(betas, dtype=torch.float32) @ load_body().shapes[: len(betas)]).view(-1, 3)
         self.joints = (model.joint_regressor @ rest).numpy().astype(float)  # (55, 3)
         self.scale = float(rest[:, 1].max() - rest[:, 1].min()) / 1.7
         self.parents = load_body().parents
