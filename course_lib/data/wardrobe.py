@@ -127,9 +127,8 @@ def hang(along: np.ndarray, angle: np.ndarray, radius: np.ndarray, slope: float)
     grid = np.zeros((rows, sectors))
     np.maximum.at(grid, (row.round().astype(int), sector.round().astype(int) % sectors), radius)
     grid = fill_gaps(grid)
-    step = slope * (high - low) / rows
-    for index in range(1, rows):  # what is above holds what is below
-        grid[index] = np.maximum(grid[index], grid[index - 1] - step)
+    narrower = slope * (high - low) / rows * np.arange(rows)[:, None]
+    grid = np.maximum.accumulate(grid + narrower) - narrower  # what is above holds what is below
     grid = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1)) / 4
     r0, s0 = np.floor(row).astype(int).clip(0, rows - 2), np.floor(sector).astype(int) % sectors
     fr, fs, s1 = row - r0, sector - np.floor(sector), (s0 + 1) % sectors
