@@ -30,7 +30,7 @@ class Background(Protocol):
 
 
 @lru_cache(maxsize=1)
-def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
+def noise_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tileable noise in [0, 1], (512 * 512,) each: soft clouds (1/f^1.6 spectrum), grain (1/f^0.8), white noise."""
     rng = np.random.default_rng(20240607)
     frequency = (
@@ -42,25 +42,37 @@ def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
         values = np.fft.irfft2(spectrum)
         tables.append(np.clip(0.5 + 0.2 * (values - values.mean()) / values.std(), 0, 1))
     tables.append(rng.random((NOISE_SIZE, NOISE_SIZE)))
-    return tuple(torch.tensor(table, dtype=torch.float32).flatten() for table in tables)
+    return tuple(table.astype(np.float32).ravel() for table in tables)
 
 
-def noise(u: Tensor, v: Tensor, period: float, kind: int = 0, smooth: bool = False) -> Tensor:
+def noise(u: np.ndarray, v: np.ndarray, period: float, kind: int = 0, smooth: bool = False) -> np.ndarray:
     """Noise in [0, 1] that repeats every `period` metres at u, v (N,) metres -> (N,); kind 0 soft, 1 grain, 2 white."""
     table, scale = noise_tables()[kind], NOISE_SIZE / period
     x, y = u * scale, v * scale
-    i, j = x.floor(), y.floor()
-    a, b = i.int() & 511, j.int() & 511  # int32 wraps around for negative numbers as well
+    i, j = np.floor(x), np.floor(y)
+    a, b = i.astype(np.int32) & 511, j.astype(np.int32) & 511  # right for negative numbers as well
     if not smooth:
-        return table.index_select(0, (b << 9) + a)  # several times faster than table[...]
+        return table.take((b << 9) + a)
     fx, fy, a1, b1 = x - i, y - j, (a + 1) & 511, (b + 1) & 511
-    corners = [table.index_select(0, (row << 9) + column) for row in (b, b1) for column in (a, a1)]
-    return torch.lerp(torch.lerp(*corners[:2], fx), torch.lerp(*corners[2:], fx), fy)
+    p, q, r, s = (table.take((row << 9) + column) for row in (b, b1) for column in (a, a1))
+    above, below = p + fx * (q - p), r + fx * (s - r)
+    return above + fy * (below - above)
 
 
-def cell_noise(i: Tensor, j: Tensor) -> Tensor:
+def cell_noise(i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """One random number in [0, 1] for each integer cell (i, j)."""
-    return noise_tables()[2].index_select(0, ((j.int() & 511) * 181 + (i.int() & 511) * 57) & 0x3FFFF)
+    place = (j.astype(np.int32) & 511) * 181 + (i.astype(np.int32) & 511) * 57
+    return noise_tables()[2].take(place & 0x3FFFF)
+
+
+def odd(i: np.ndarray) -> np.ndarray:
+    """1 for odd integers, 0 for even ones."""
+    return i - 2 * np.floor(i / 2)
+
+
+def rgb(colour: Colour) -> np.ndarray:
+    """A colour as (3, 1), to go with (3, N)."""
+    return np.array(colour, np.float32)[:, None]
 
 
 @dataclass(frozen=True)
@@ -73,109 +85,108 @@ class Surface:
     scale: float
     shift: float = 0.0
 
-    def colour(self, u: Tensor, v: Tensor, blur: Tensor) -> Tensor:
-        """Colours (N, 3) at u, v (N,) metres; blur (N,) metres is the size of a pixel there: smaller detail fades."""
+    def colour(self, u: np.ndarray, v: np.ndarray, blur: np.ndarray) -> np.ndarray:
+        """Colours (3, N) at u, v (N,) metres; blur (N,) metres is the size of a pixel there: smaller detail fades."""
         amount, brightness = PATTERNS[self.pattern](u + self.shift, v + 1.7 * self.shift, self.scale, blur)
-        first, second = torch.tensor(self.first), torch.tensor(self.second)
-        mixed = first + amount[:, None] * (second - first)
-        return (mixed * brightness[:, None]).clamp_(0, 1)
+        first, second = rgb(self.first), rgb(self.second)
+        return ((first + amount * (second - first)) * brightness).clip(0, 1)
 
 
-def _fade(blur: Tensor, detail: float) -> Tensor:
+def _fade(blur: np.ndarray, detail: float) -> np.ndarray:
     """1 where a pixel is much smaller than the detail, 0 where it is larger: what a camera's own blur would leave."""
     return 1 / (1 + (1.5 * blur / detail) ** 2)
 
 
-def _line(x: Tensor, width: float, blur: Tensor) -> Tensor:
+def _line(x: np.ndarray, width: float, blur: np.ndarray) -> np.ndarray:
     """1 on lines of a width at the integers of x (both in cells), else 0, softened by the blur."""
-    distance = ((x + 0.5) - (x + 0.5).floor() - 0.5).abs()
+    distance = np.abs((x + 0.5) - np.floor(x + 0.5) - 0.5)
     soft = blur + 1e-4
-    return ((width / 2 - distance) / soft + 0.5).clamp_(0, 1) * (width / (width + soft))
+    return ((width / 2 - distance) / soft + 0.5).clip(0, 1) * (width / (width + soft))
 
 
-def _plaster(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _plaster(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cloud = noise(u, v, 3.0, smooth=True)
-    return (cloud - 0.3).clamp(0, 1) * 0.5, 1 + 0.10 * (noise(u, v, 0.9, 1) - 0.5) * _fade(blur, 0.01)
+    return (cloud - 0.3).clip(0, 1) * 0.5, 1 + 0.10 * (noise(u, v, 0.9, 1) - 0.5) * _fade(blur, 0.01)
 
 
-def _wood(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    row = (u / scale).floor()
+def _wood(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    row = np.floor(u / scale)
     along = v + cell_noise(row, row + 7) * 4
-    plank = (along / (9 * scale)).floor()
+    plank = np.floor(along / (9 * scale))
     grain = noise(u * 9 + cell_noise(row, plank) * 5, along, 4.0, 0)
-    gap = torch.maximum(_line(u / scale, 0.035, blur / scale), _line(along / (9 * scale), 0.006, blur / (9 * scale)))
+    gap = np.maximum(_line(u / scale, 0.035, blur / scale), _line(along / (9 * scale), 0.006, blur / (9 * scale)))
     tone = 0.35 * cell_noise(plank, row) + 0.5 * grain
     return tone, (0.85 + 0.3 * cell_noise(row, plank + 3)) * (1 - 0.6 * gap)
 
 
-def _tiles(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    grout = torch.maximum(_line(u / scale, 0.03, blur / scale), _line(v / scale, 0.03, blur / scale))
-    tone = 0.12 * cell_noise((u / scale).floor(), (v / scale).floor()) + 0.12 * noise(u, v, 2.0)
-    return torch.maximum(tone, grout), 1 - 0.15 * grout
+def _tiles(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    grout = np.maximum(_line(u / scale, 0.03, blur / scale), _line(v / scale, 0.03, blur / scale))
+    tone = 0.12 * cell_noise(np.floor(u / scale), np.floor(v / scale)) + 0.12 * noise(u, v, 2.0)
+    return np.maximum(tone, grout), 1 - 0.15 * grout
 
 
-def _checkers(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    i, j = (u / scale).floor(), (v / scale).floor()
+def _checkers(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    i, j = np.floor(u / scale), np.floor(v / scale)
     sharp = _fade(blur, scale)
-    odd = ((i + j).remainder(2) - 0.5) * sharp + 0.5
-    return odd, 0.92 + 0.12 * cell_noise(i, j) * sharp
+    dark = (odd(i + j) - 0.5) * sharp + 0.5
+    return dark, 0.92 + 0.12 * cell_noise(i, j) * sharp
 
 
-def _carpet(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _carpet(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pile = (noise(u, v, 1.5, 2) - 0.5) * _fade(blur, 0.004)
-    figure = torch.sin(u * (6.28 / scale)) * torch.sin(v * (6.28 / scale))
-    return ((figure - 0.25) * 4).clamp(0, 1) * 0.6, 1 + 0.35 * pile + 0.15 * (noise(u, v, 2.5) - 0.5)
+    figure = np.sin(u * (6.28 / scale)) * np.sin(v * (6.28 / scale))
+    return ((figure - 0.25) * 4).clip(0, 1) * 0.6, 1 + 0.35 * pile + 0.15 * (noise(u, v, 2.5) - 0.5)
 
 
-def _brick(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    row = (v / (0.32 * scale)).floor()
-    along = u / scale + 0.5 * row.remainder(2)
-    mortar = torch.maximum(_line(v / (0.32 * scale), 0.14, blur / (0.32 * scale)), _line(along, 0.045, blur / scale))
-    brick = cell_noise(along.floor(), row)
+def _brick(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    row = np.floor(v / (0.32 * scale))
+    along = u / scale + 0.5 * odd(row)
+    mortar = np.maximum(_line(v / (0.32 * scale), 0.14, blur / (0.32 * scale)), _line(along, 0.045, blur / scale))
+    brick = cell_noise(np.floor(along), row)
     return mortar, (0.72 + 0.4 * brick + 0.25 * (noise(u, v, 0.8, 1) - 0.5)) * (1 - mortar) + mortar * 0.95
 
 
-def _stripes(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    wave = torch.sin(u * (6.2832 / scale)) * _fade(blur, 0.5 * scale)
-    return (wave * 6).clamp(-1, 1) * 0.5 + 0.5, 1 + 0.06 * (noise(u, v, 1.5) - 0.5)
+def _stripes(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wave = np.sin(u * (6.2832 / scale)) * _fade(blur, 0.5 * scale)
+    return (wave * 6).clip(-1, 1) * 0.5 + 0.5, 1 + 0.06 * (noise(u, v, 1.5) - 0.5)
 
 
-def _figures(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _figures(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Wallpaper: rows of rosettes, every second row shifted by half."""
-    row = (v / scale).floor()
-    x = u / scale + 0.5 * row.remainder(2)
-    x, y = x - x.floor() - 0.5, v / scale - row - 0.5
-    angle, radius = torch.atan2(y, x), torch.sqrt(x * x + y * y)
-    petal = 0.26 + 0.1 * torch.cos(5 * angle)
+    row = np.floor(v / scale)
+    x = u / scale + 0.5 * odd(row)
+    x, y = x - np.floor(x) - 0.5, v / scale - row - 0.5
+    angle, radius = np.arctan2(y, x), np.sqrt(x * x + y * y)
+    petal = 0.26 + 0.1 * np.cos(5 * angle)
     sharp = _fade(blur, 0.5 * scale)
-    return ((petal - radius) * 14).clamp(0, 1) * sharp + 0.25 * (1 - sharp), 1 + 0.05 * (noise(u, v, 1.5) - 0.5)
+    return ((petal - radius) * 14).clip(0, 1) * sharp + 0.25 * (1 - sharp), 1 + 0.05 * (noise(u, v, 1.5) - 0.5)
 
 
-def _panels(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _panels(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     groove = _line(u / scale, 0.05, blur / scale)
-    grain = noise(u * 6 + cell_noise((u / scale).floor(), row := (u / scale).floor()) * 3, v, 4.0)
+    grain = noise(u * 6 + cell_noise(np.floor(u / scale), row := np.floor(u / scale)) * 3, v, 4.0)
     return 0.5 * grain + 0.2 * cell_noise(row, row), 1 - 0.45 * groove
 
 
-def _grass(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _grass(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     blades = (noise(u, v, 0.9, 2) - 0.5) * _fade(blur, 0.003) + (noise(u, v, 3.1, 1) - 0.5) * _fade(blur, 0.02)
     patches = noise(u, v, 9.0 * scale, smooth=True)
-    return (1.6 * (patches - 0.25)).clamp(0, 1), 0.9 + 0.55 * blades + 0.5 * (noise(u, v, 23.0) - 0.5)
+    return (1.6 * (patches - 0.25)).clip(0, 1), 0.9 + 0.55 * blades + 0.5 * (noise(u, v, 23.0) - 0.5)
 
 
-def _ground(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
+def _ground(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Asphalt, sand, earth, concrete: speckles and stains."""
     speckle = (noise(u, v, 1.1, 2) - 0.5) * _fade(blur, 0.003)
-    return (1.5 * (noise(u, v, 7.0 * scale, smooth=True) - 0.3)).clamp(0, 1), 1 + 0.3 * speckle + 0.3 * (
+    return (1.5 * (noise(u, v, 7.0 * scale, smooth=True) - 0.3)).clip(0, 1), 1 + 0.3 * speckle + 0.3 * (
         noise(u, v, 2.3, 1) - 0.5
     )
 
 
-def _paving(u: Tensor, v: Tensor, scale: float, blur: Tensor) -> tuple[Tensor, Tensor]:
-    row = (v / scale).floor()
+def _paving(u: np.ndarray, v: np.ndarray, scale: float, blur: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    row = np.floor(v / scale)
     along = u / (1.5 * scale) + 0.37 * row
-    joint = torch.maximum(_line(v / scale, 0.035, blur / scale), _line(along, 0.025, blur / scale))
-    slab = cell_noise(along.floor(), row)
+    joint = np.maximum(_line(v / scale, 0.035, blur / scale), _line(along, 0.025, blur / scale))
+    slab = cell_noise(np.floor(along), row)
     return 0.6 * slab, (1 + 0.25 * (noise(u, v, 2.0, 1) - 0.5)) * (1 - 0.5 * joint)
 
 
@@ -185,18 +196,32 @@ PATTERNS = {
 }  # fmt: skip
 
 
-def rays(camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The camera's centre (3,) and the world direction (H, W, 3) of every pixel, scaled to camera depth 1."""
-    height, width = size
+def rays(camera: Camera, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The camera's centre (3, 1) and the world direction (3, H W) of every pixel, scaled to camera depth 1."""
     fx, fy, cx, cy = (float(camera.K[0, i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    x, y = (torch.arange(width) + 0.5 - cx) / fx, (torch.arange(height) + 0.5 - cy) / fy
-    right, down, forward = camera.R[0].unbind(0)
-    return camera.center[0], x[None, :, None] * right + (y[:, None, None] * down + forward)
+    y, x = (np.arange(n, dtype=np.float32) + 0.5 for n in size)
+    right, down, forward = camera.R[0].numpy()[..., None, None]
+    directions = (x - cx) / fx * right + ((y - cy) / fy)[:, None] * down + forward
+    return camera.center[0].numpy()[:, None], directions.reshape(3, -1)
 
 
-def _parting(direction: Tensor) -> Tensor:
+def _parting(direction: np.ndarray) -> np.ndarray:
     """The direction without zeros, so that one may divide by it."""
-    return torch.where(direction.abs() < 1e-6, 1e-6, direction)
+    return np.where(np.abs(direction) < 1e-6, np.float32(1e-6), direction)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (3, N) at unit length; zero stays zero."""
+    x, y, z = vectors
+    return vectors / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-12)
+
+
+def _pictures(
+    size: tuple[int, int], colour: np.ndarray, depth: np.ndarray, normal: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours (3, N), depth (N,) and normals (3, N) of all pixels as pictures (H, W, 3), (H, W), (H, W, 3)."""
+    colour, normal = (torch.from_numpy(values.reshape(3, *size)).permute(1, 2, 0) for values in (colour, normal))
+    return colour, torch.from_numpy(depth.reshape(size)), normal
 
 
 @dataclass(frozen=True)
@@ -233,60 +258,55 @@ class Room:
 
     def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Where each ray leaves the box of the room: the nearest of three planes that it runs towards."""
-        turn = self._turn()
+        turn = self._turn().numpy()
         origin, direction = rays(camera, size)
-        origin, direction = origin @ turn, _parting((direction @ turn).flatten(0, 1))  # (N, 3) in the room's own axes
-        low = torch.tensor([self.low[0], 0.0, self.low[1]])
-        high = torch.tensor([self.high[0], self.height, self.high[1]])
-        distance = (torch.where(direction > 0, high, low) - origin) / direction  # (N, 3)
-        depth, axis = distance.clamp(min=0.05).min(1)
-        side = axis * 2 + (direction > 0).gather(1, axis[:, None])[:, 0]  # 0 -x, 1 +x, 2 floor, 3 ceiling, 4 -z, 5 +z
-        point = origin + depth[:, None] * direction
-        blur = depth / float(camera.K[0, 0, 0]) / (direction.gather(1, axis[:, None])[:, 0].abs() + 0.05).clamp(max=1)
-        colour = self._paint(side, point, blur)
-        inwards = torch.stack([torch.eye(3), -torch.eye(3)], 1).flatten(0, 1)  # (6, 3)
-        return colour.view(*size, 3), depth.view(size), (inwards @ turn.T).index_select(0, side).view(*size, 3)
+        origin, direction = turn.T @ origin, _parting(turn.T @ direction)  # (3, N) in the room's own axes
+        low, high = rgb((self.low[0], 0.0, self.low[1])), rgb((self.high[0], self.height, self.high[1]))
+        x, y, z = np.maximum((np.where(direction > 0, high, low) - origin) / direction, 0.05)  # distances
+        depth = np.minimum(np.minimum(x, y), z)
+        axis = np.where(depth == x, 0, np.where(depth == y, 1, 2)).astype(np.int8)
+        ahead = np.where(axis == 0, direction[0], np.where(axis == 1, direction[1], direction[2]))
+        side = axis * 2 + (ahead > 0)  # 0 -x, 1 +x, 2 floor, 3 ceiling, 4 -z, 5 +z
+        blur = depth / float(camera.K[0, 0, 0]) / np.minimum(np.abs(ahead) + 0.05, 1)
+        inwards = np.stack([turn, -turn], 2).reshape(3, 6)
+        return _pictures(size, self._paint(side, origin + depth * direction, blur), depth, inwards.take(side, 1))
 
-    def _paint(self, side: Tensor, point: Tensor, blur: Tensor) -> Tensor:
-        """Colours (N, 3) of points on the sides of the room."""
-        colour = torch.empty(len(side), 3)
+    def _paint(self, side: np.ndarray, point: np.ndarray, blur: np.ndarray) -> np.ndarray:
+        """Colours (3, N) of points on the sides of the room."""
+        colour = np.empty_like(point)
         surfaces = (self.walls[0], self.walls[1], self.floor, self.ceiling, self.walls[2], self.walls[3])
         for index, surface in enumerate(surfaces):
-            ids = (side == index).nonzero()[:, 0]
+            ids = np.flatnonzero(side == index)
             if not len(ids):
                 continue
-            x, y, z = point.index_select(0, ids).unbind(1)
-            b = blur.index_select(0, ids)
+            (x, y, z), b = point.take(ids, 1), blur[ids]
             if index in (2, 3):
-                painted = surface.colour(x, z, b)
+                colour[:, ids] = surface.colour(x, z, b)
             else:
-                painted = self._wall(index if index < 2 else index - 2, surface, z if index < 2 else x, y, b)
-            colour.index_copy_(0, ids, painted)
+                colour[:, ids] = self._wall(index if index < 2 else index - 2, surface, z if index < 2 else x, y, b)
         return colour
 
-    def _wall(self, wall: int, surface: Surface, along: Tensor, y: Tensor, blur: Tensor) -> Tensor:
+    def _wall(self, wall: int, surface: Surface, along: np.ndarray, y: np.ndarray, blur: np.ndarray) -> np.ndarray:
         """One wall with its skirting board, windows and pictures."""
-        colour = surface.colour(along, y, blur)
-        colour = torch.where((y < 0.1)[:, None], torch.tensor(self.skirting), colour)
-        colour *= (0.55 + 0.45 * (4 * y).clamp(0, 1).sqrt())[:, None]  # corners get less light
+        colour = np.where(y < 0.1, rgb(self.skirting), surface.colour(along, y, blur))
+        colour *= 0.55 + 0.45 * np.sqrt((4 * y).clip(0, 1))  # corners get less light
         for panel in self.panels:
             if panel.wall == wall:
                 self._hang(panel, colour, along, y, blur)
         return colour
 
-    def _hang(self, panel: Panel, colour: Tensor, along: Tensor, y: Tensor, blur: Tensor) -> None:
+    def _hang(self, panel: Panel, colour: np.ndarray, along: np.ndarray, y: np.ndarray, blur: np.ndarray) -> None:
         """Paints a picture or window over the wall's colours, in place."""
-        margin = torch.minimum(
-            torch.minimum(along - panel.left, panel.right - along), torch.minimum(y - panel.bottom, panel.top - y)
+        margin = np.minimum(
+            np.minimum(along - panel.left, panel.right - along), np.minimum(y - panel.bottom, panel.top - y)
         )
-        near = (margin > -0.05).nonzero()[:, 0]
+        near = np.flatnonzero(margin > -0.05)
         if not len(near):
             return
-        inside = margin.index_select(0, near)[:, None]
-        shaded = 0.85 * colour.index_select(0, near)  # a soft shadow around the frame
-        colour.index_copy_(0, near, torch.where(inside > 0, torch.tensor(panel.frame), shaded))
-        ids = (margin > 0.06).nonzero()[:, 0]
-        colour[ids] = panel.surface.colour(along[ids] - panel.left, y[ids] - panel.bottom, blur[ids])
+        shaded = 0.85 * colour.take(near, 1)  # a soft shadow around the frame
+        colour[:, near] = np.where(margin[near] > 0, rgb(panel.frame), shaded)
+        ids = np.flatnonzero(margin > 0.06)
+        colour[:, ids] = panel.surface.colour(along[ids] - panel.left, y[ids] - panel.bottom, blur[ids])
 
 
 @dataclass(frozen=True)
@@ -320,103 +340,99 @@ class Outdoors:
     def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Ground below the horizon, silhouettes around, sky above."""
         origin, direction = rays(camera, size)
-        direction = _parting(direction.flatten(0, 1))  # (N, 3)
-        unit = torch.nn.functional.normalize(direction, dim=1)
-        colour, depth = torch.empty_like(unit), torch.full((len(unit),), torch.inf)
-        normal = torch.zeros_like(unit)
-        below = direction[:, 1] < -1e-3
-        up, down = (~below).nonzero()[:, 0], below.nonzero()[:, 0]
-        colour.index_copy_(0, up, self._sky(unit.index_select(0, up)))
-        ahead = direction.index_select(0, down)
-        depth.index_copy_(0, down, floor := -origin[1] / ahead[:, 1])
-        colour.index_copy_(0, down, self._floor(origin, ahead, floor, float(camera.K[0, 0, 0])))
-        normal[:, 1] = below.float()
+        direction = _parting(direction)
+        unit, below = _unit(direction), direction[1] < -1e-3
+        colour, depth = np.empty_like(unit), np.full(unit.shape[1], np.inf, np.float32)
+        normal = np.zeros_like(unit)
+        up, down = np.flatnonzero(~below), np.flatnonzero(below)
+        colour[:, up] = self._sky(unit.take(up, 1))
+        ahead = direction.take(down, 1)
+        depth[down] = floor = -origin[1] / ahead[1]
+        colour[:, down] = self._floor(origin, ahead, floor, float(camera.K[0, 0, 0]))
+        normal[1] = below
         for silhouette in self.silhouettes:
             self._stand(silhouette, origin, direction, unit, colour, depth, normal)
-        return colour.view(*size, 3), depth.view(size), normal.view(*size, 3)
+        return _pictures(size, colour, depth, normal)
 
-    def _sky(self, unit: Tensor) -> Tensor:
-        """Colours (N, 3) of the sky in the unit directions."""
-        height = unit[:, 1].clamp(0, 1)[:, None]
-        sky = torch.lerp(torch.tensor(self.horizon), torch.tensor(self.zenith), height**0.5)
-        glow = (unit @ torch.tensor(self.sun)).clamp(0, 1)[:, None]
-        sky = sky + (0.25 * glow**8 + 0.6 * glow**400) * torch.tensor([1.0, 0.9, 0.7])
-        plane = unit[:, [0, 2]] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
-        cloud = noise(plane[:, 0] + self.shift, plane[:, 1], 6.0, smooth=True) + 0.35 * (
-            noise(plane[:, 0], plane[:, 1] + self.shift, 1.7, smooth=True) - 0.5
-        )
-        cover = ((cloud - 1 + self.clouds) * 3).clamp(0, 1)[:, None] * (height * 6).clamp(0, 1)
-        return torch.lerp(sky, torch.tensor([0.96, 0.96, 0.97]) * (0.8 + 0.2 * height), 0.9 * cover).clamp_(0, 1)
+    def _sky(self, unit: np.ndarray) -> np.ndarray:
+        """Colours (3, N) of the sky in the unit directions."""
+        height, horizon = unit[1].clip(0, 1), rgb(self.horizon)
+        sky = horizon + np.sqrt(height) * (rgb(self.zenith) - horizon)
+        glow = (np.float32(self.sun) @ unit).clip(0, 1)
+        halo = 0.25 * ((glow**2) ** 2) ** 2 + 0.6 * np.maximum(glow, 0.82) ** 400  # 1e-35 and more: fast numbers
+        sky += halo * rgb((1.0, 0.9, 0.7))
+        x, z = unit[::2] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
+        cloud = noise(x + self.shift, z, 6.0, smooth=True) + 0.35 * (noise(x, z + self.shift, 1.7, smooth=True) - 0.5)
+        cover = 0.9 * ((cloud - 1 + self.clouds) * 3).clip(0, 1) * (height * 6).clip(0, 1)
+        return (sky + cover * (rgb((0.96, 0.96, 0.97)) * (0.8 + 0.2 * height) - sky)).clip(0, 1)
 
-    def _floor(self, origin: Tensor, direction: Tensor, depth: Tensor, focal: float) -> Tensor:
+    def _floor(self, origin: np.ndarray, direction: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
         """The ground's colours; far away it takes on the colour of the horizon."""
-        x, z = origin[0] + depth * direction[:, 0], origin[2] + depth * direction[:, 2]
-        blur = depth / focal / (direction[:, 1].abs() + 0.02)
-        ground = self.ground.colour(x, z, blur.clamp(max=10))
-        haze = (1 - torch.exp(-depth / 90))[:, None] * 0.8
-        return torch.lerp(ground, torch.tensor(self.horizon), haze)
+        x, z = origin[0] + depth * direction[0], origin[2] + depth * direction[2]
+        blur = depth / focal / (np.abs(direction[1]) + 0.02)
+        ground = self.ground.colour(x, z, np.minimum(blur, 10))
+        haze = (1 - np.exp(np.maximum(-depth / 90, -40))) * 0.8
+        return ground + haze * (rgb(self.horizon) - ground)
 
     def _stand(
         self,
         what: Silhouette,
-        origin: Tensor,
-        direction: Tensor,
-        unit: Tensor,
-        colour: Tensor,
-        depth: Tensor,
-        normal: Tensor,
+        origin: np.ndarray,
+        direction: np.ndarray,
+        unit: np.ndarray,
+        colour: np.ndarray,
+        depth: np.ndarray,
+        normal: np.ndarray,
     ) -> None:
         """Paints a silhouette over colour, depth and normal in place, on a cylinder around the camera."""
-        flat = direction[:, [0, 2]].norm(dim=1)
-        distance = what.distance / flat  # camera depth of the cylinder
-        y = origin[1] + distance * direction[:, 1]
-        ids = ((y > -0.05) & (y < what.height * 1.3) & (distance < depth)).nonzero()[:, 0]
+        distance = what.distance / np.hypot(direction[0], direction[2])  # camera depth of the cylinder
+        y = origin[1] + distance * direction[1]
+        ids = np.flatnonzero((y > -0.05) & (y < what.height * 1.3) & (distance < depth))
         if not len(ids):
             return
-        turn = torch.atan2(direction[ids, 0], direction[ids, 2]) / (2 * torch.pi) + 0.5
+        turn = np.arctan2(direction[0, ids], direction[2, ids]) / (2 * np.pi) + 0.5
         paint, top = _SILHOUETTES[what.kind](turn, y[ids], what)
         seen = y[ids] < top
-        ids, paint = ids[seen], paint[seen]
-        haze = min(0.75, what.distance / 260)
-        colour[ids] = torch.lerp(paint, torch.tensor(self.horizon), haze)
+        ids, paint = ids[seen], paint[:, seen]
+        colour[:, ids] = paint + min(0.75, what.distance / 260) * (rgb(self.horizon) - paint)
         depth[ids] = distance[ids]
-        normal[ids] = torch.stack([-unit[ids, 0] * 0.6, torch.full((len(ids),), 0.8), -unit[ids, 2] * 0.6], 1)
+        normal[:, ids] = np.stack([-unit[0, ids] * 0.6, np.full(len(ids), 0.8), -unit[2, ids] * 0.6])
 
 
-def _hills(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+def _hills(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarray, np.ndarray]:
     """A ridge. `turn` goes from 0 to 1 around the horizon, and what is drawn meets itself there."""
-    ridge = noise(2 * turn, torch.full_like(turn, what.shift), 1.0, smooth=True)
-    paint = torch.tensor(what.colour) * (0.8 + 0.4 * noise(30 * turn, y / 40, 1.0, 1))[:, None]
-    return paint.clamp(0, 1), what.height * (0.25 + 0.75 * ridge)
+    ridge = noise(2 * turn, np.full_like(turn, what.shift), 1.0, smooth=True)
+    paint = rgb(what.colour) * (0.8 + 0.4 * noise(30 * turn, y / 40, 1.0, 1))
+    return paint.clip(0, 1), what.height * (0.25 + 0.75 * ridge)
 
 
-def _trees(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+def _trees(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarray, np.ndarray]:
     """Crowns on trunks; a hedge where they stand close."""
     place = turn * round(what.around / (0.75 * what.height))
-    cell = place.floor()
+    cell = np.floor(place)
     grown = 0.65 + 0.35 * cell_noise(cell, cell + 5)
     x = (place - cell - 0.5) * 2
     leaves = noise(place + what.shift, y / (0.75 * what.height), 1.2, 1)
-    radius = torch.sqrt(x**2 + ((y / (what.height * grown) - 0.6) / 0.42) ** 2)
+    radius = np.hypot(x, (y / (what.height * grown) - 0.6) / 0.42)
     crown = radius < 0.72 + 0.75 * (leaves - 0.4)
-    trunk = (x.abs() < 0.07) & (y < 0.4 * what.height)
+    trunk = (np.abs(x) < 0.07) & (y < 0.4 * what.height)
     light = (0.55 + 0.75 * (leaves - 0.2) + 0.25 * (y / what.height)) * (0.8 + 0.4 * cell_noise(cell, cell))
-    paint = torch.where(crown[:, None], torch.tensor(what.colour) * light[:, None], torch.tensor([0.27, 0.2, 0.15]))
-    return paint.clamp(0, 1), torch.where(crown | trunk, torch.inf, -1.0)
+    paint = np.where(crown, rgb(what.colour) * light, rgb((0.27, 0.2, 0.15)))
+    return paint.clip(0, 1), np.where(crown | trunk, np.inf, -1.0)
 
 
-def _houses(turn: Tensor, y: Tensor, what: Silhouette) -> tuple[Tensor, Tensor]:
+def _houses(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarray, np.ndarray]:
     """A row of fronts with windows; every front has a height and a tint of its own."""
     place = turn * round(what.around / 9)
-    cell = place.floor() + round(what.shift)
+    cell = np.floor(place) + round(what.shift)
     top = what.height * (0.45 + 0.55 * cell_noise(cell, cell + 3))
-    tint = torch.stack([cell_noise(cell + k, cell) for k in (1, 2, 3)], 1)
-    front = torch.tensor(what.colour) * (0.75 + 0.5 * tint)
+    tint = np.stack([cell_noise(cell + k, cell) for k in (1, 2, 3)])
+    front = rgb(what.colour) * (0.75 + 0.5 * tint)
     x, floor = 6 * place, y / 3.0
-    pane = ((x - x.floor() - 0.5).abs() < 0.27) & ((floor - floor.floor() - 0.5).abs() < 0.28) & (y < top - 0.8)
-    lit = cell_noise(x.floor(), floor.floor())[:, None]
-    paint = torch.where(pane[:, None], torch.tensor([0.25, 0.32, 0.4]) + 0.3 * lit, front)
-    return paint.clamp(0, 1), top
+    column, row = np.floor(x), np.floor(floor)
+    pane = (np.abs(x - column - 0.5) < 0.27) & (np.abs(floor - row - 0.5) < 0.28) & (y < top - 0.8)
+    paint = np.where(pane, rgb((0.25, 0.32, 0.4)) + 0.3 * cell_noise(column, row), front)
+    return paint.clip(0, 1), top
 
 
 _SILHOUETTES = {"hills": _hills, "trees": _trees, "houses": _houses}
@@ -433,30 +449,21 @@ class Studio:
     def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """The nearer of the floor and the round wall; the corner between them is hidden by smooth shading."""
         origin, direction = rays(camera, size)
-        direction = _parting(direction.flatten(0, 1))
-        floor = torch.where(direction[:, 1] < 0, -origin[1] / direction[:, 1], torch.inf)
-        a = direction[:, [0, 2]].square().sum(1)
-        b = direction[:, [0, 2]] @ origin[[0, 2]]
-        c = origin[[0, 2]].square().sum() - self.radius**2
-        wall = (-b + (b * b - a * c).clamp(min=0).sqrt()) / a
-        depth = torch.minimum(floor, wall)
-        point = origin + depth[:, None] * direction
-        reach = point[:, [0, 2]].norm(dim=1) / self.radius  # 1 at the wall
-        rise = (torch.where(floor < wall, reach - 0.75, 0.25 + point[:, 1] / self.radius) * 2).clamp(0, 1)
+        direction = _parting(direction)
+        (x, y, z), (dx, dy, dz) = origin, direction
+        floor = np.where(dy < 0, -y / dy, np.float32(np.inf))
+        a, b, c = dx * dx + dz * dz, dx * x + dz * z, x * x + z * z - self.radius**2
+        wall = (np.sqrt((b * b - a * c).clip(0)) - b) / a
+        depth = np.minimum(floor, wall)
+        point = origin + depth * direction
+        reach = np.hypot(point[0], point[2]) / self.radius  # 1 at the wall
+        rise = (np.where(floor < wall, reach - 0.75, 0.25 + point[1] / self.radius) * 2).clip(0, 1)
         rise = rise * rise * (3 - 2 * rise)
-        inward = -torch.nn.functional.normalize(point * torch.tensor([1.0, 0, 1.0]), dim=1)
-        normal = torch.nn.functional.normalize(
-            torch.lerp(torch.tensor([0.0, 1.0, 0.0]), 0.6 * inward + torch.tensor([0.0, 0.5, 0.0]), rise[:, None]),
-            dim=1,
-        )
-        light = 1 - self.falloff * ((point[:, 1] / 3) ** 2 + 0.3 * reach**2)
-        colour = (
-            torch.tensor(self.colour)
-            * (light.clamp(0.4, 1) * (1 + 0.02 * (noise(point[:, 0], point[:, 2] + point[:, 1], 2.0, 2) - 0.5)))[
-                :, None
-            ]
-        )
-        return colour.clamp(0, 1).view(*size, 3), depth.view(size), normal.view(*size, 3)
+        inward = -point / np.maximum(reach * self.radius, 1e-12)
+        normal = _unit(np.stack([0.6 * rise * inward[0], 1 - 0.5 * rise, 0.6 * rise * inward[2]]))
+        light = (1 - self.falloff * ((point[1] / 3) ** 2 + 0.3 * reach**2)).clip(0.4, 1)
+        speckle = 1 + 0.02 * (noise(point[0], point[2] + point[1], 2.0, 2) - 0.5)
+        return _pictures(size, (rgb(self.colour) * (light * speckle)).clip(0, 1), depth, normal)
 
 
 def hsv(

@@ -94,6 +94,11 @@ def above_hairline(points: np.ndarray, head: Head, style: Style | None = None) -
     return points[:, 1] - head.eye_y - height
 
 
+def above_hat_line(points: np.ndarray, head: Head) -> np.ndarray:
+    """Metres above the edge of a hat (N,)."""
+    return points[:, 1] - head.eye_y - line_height(_HAT_LINE, head.azimuth(points))
+
+
 def outward(points: np.ndarray, normals: np.ndarray, head: Head) -> np.ndarray:
     """The way hair stands: between the normal and the direction away from the middle of the head."""
     centre = np.array([head.axis[0], head.eye_y + 0.03, head.axis[1]])
@@ -112,16 +117,28 @@ def relief(points: np.ndarray, seed: int, scale: float) -> np.ndarray:
 # ---------------------------------------------------------------- caps
 
 
-def scalp_piece(builder: Builder, fields) -> Piece:
-    """The part of the head's skin where all fields (functions of template points) are positive, without the ears."""
-    pack, template = builder.body.pack, builder.template
+@lru_cache(maxsize=2)
+def scalp_skin(body: Body) -> Piece:
+    """The skin of the head above the neck."""
+    pack, template = body.pack, body.model.template.numpy()
     faces = pack["faces_body"]
-    neck_y = landmarks(builder.body).joints[12, 1]
+    neck_y = landmarks(body).joints[12, 1]
     near = (
         (template[faces, 1].min(1) > neck_y) & (template[faces, 0].max(1) < 0.15) & (pack["scalp"][faces].max(1) >= 0)
     )
-    piece = cut_all(Piece.whole(faces[near], len(template)), template, fields)
-    ear = piece.base @ pack["ear"].astype(np.float32)
+    return Piece.whole(faces[near], len(template))
+
+
+@lru_cache(maxsize=16)
+def scalp_piece(body: Body, style: Style | None) -> Piece:
+    """The part of the head's skin under a haircut, or under a hat (None), without the ears. The same for everybody."""
+    head = reference_head(body)
+
+    def inside(p):
+        return above_hat_line(p, head) if style is None else above_hairline(p, head, style) + 0.0005
+
+    piece = cut_all(scalp_skin(body), body.model.template.numpy(), [inside])
+    ear = piece.base @ body.pack["ear"].astype(np.float32)
     return cut(piece, (0.35 - ear) * 0.02)
 
 
@@ -133,26 +150,25 @@ def scalp_mask(body: Body) -> np.ndarray:
     return mask & (body.pack["scalp"] > 0.5)
 
 
-def heads(builder: Builder) -> tuple[Head, Head]:
-    """The head of the template and of this body."""
-    mask, joints = scalp_mask(builder.body), landmarks(builder.body).joints
-    return Head.measure(builder.template, joints, mask), Head.measure(
-        builder.shape.vertices, builder.shape.joints, mask
-    )
+@lru_cache(maxsize=2)
+def reference_head(body: Body) -> Head:
+    """The head of the template."""
+    return Head.measure(body.model.template.numpy(), landmarks(body).joints, scalp_mask(body))
 
 
-def hairline_of(builder: Builder) -> np.ndarray:
+@lru_cache(maxsize=2)
+def hairline(body: Body) -> np.ndarray:
     """Metres above the hairline (V,) for every vertex of the template; negative on the ears and below the head."""
-    reference, _ = heads(builder)
-    above = above_hairline(builder.template, reference)
-    return np.minimum(above, (0.35 - builder.body.pack["ear"]) * 0.02)
+    above = above_hairline(body.model.template.numpy(), reference_head(body))
+    return np.minimum(above, (0.35 - body.pack["ear"]) * 0.02)
 
 
 def add_hair(builder: Builder, person: Person) -> None:
     """The haircut of a person, and the hat that presses it down."""
     hat = next((g for g in person.outfit.garments if g.kind in ("cap", "beanie")), None)
     style = STYLES.get(person.look.hair_style)
-    reference, own = heads(builder)
+    reference, shape = reference_head(builder.body), builder.shape
+    own = Head.measure(shape.vertices, shape.joints, scalp_mask(builder.body))
     if style is not None:
         add_cap(builder, person, style, reference, own, hat is not None)
         if style.hangs == "sheet":
@@ -165,7 +181,7 @@ def add_hair(builder: Builder, person: Person) -> None:
 
 def add_cap(builder: Builder, person: Person, style: Style, reference: Head, own: Head, hat: bool) -> None:
     """Hair on the scalp: thin at the hairline, full above it."""
-    piece = scalp_piece(builder, [lambda p: above_hairline(p, reference, style) + 0.0005])
+    piece = scalp_piece(builder.body, style)
     template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
     above = above_hairline(template, reference, style)
     thickness = cap_thickness(person, style, template, above, reference)
@@ -199,13 +215,9 @@ def cap_thickness(person: Person, style: Style, template: np.ndarray, above: np.
 
 def add_hat(builder: Builder, hat: Garment, reference: Head, own: Head) -> None:
     """A beanie with a folded edge, or a cap with a peak."""
-
-    def inside(p):
-        return p[:, 1] - reference.eye_y - line_height(_HAT_LINE, reference.azimuth(p))
-
-    piece = scalp_piece(builder, [inside])
+    piece = scalp_piece(builder.body, None)
     template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
-    above = inside(template)
+    above = above_hat_line(template, reference)
     thickness = 0.011 + 0.012 * smoothstep(0.0, 0.10, above)
     if hat.kind == "beanie":
         thickness += 0.004 * smoothstep(0.042, 0.036, above) + 0.012 * smoothstep(0.06, 0.1, above)

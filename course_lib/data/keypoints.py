@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib.chapters.bodies import JOINT_NAMES
 from course_lib.chapters.cameras import Camera
 from course_lib.data.person import load_body
+from course_lib.data.views import project
 from course_lib.paths import OPEN_BODY_PACK
 
 CLOTHES = 0.035  # metres: how far clothes and hair may lie over a visible keypoint
@@ -100,15 +101,19 @@ def tolerance(name: str) -> Tensor:
 def visibility(points: Tensor, camera: Camera, depth: np.ndarray, tolerance: Tensor | float, instances=None) -> Tensor:
     """Which points (P, K, 3) are seen: inside the picture and not behind its z-buffer (H, W) by more than `tolerance`
     metres, (K,) or one number. With instances (H, W), a point on another person's pixel is hidden. (P, K) bool."""
-    people = points.shape[0]
-    flat = points.reshape(1, -1, 3)
-    pixels, z = camera.project(flat)[0], camera.to_camera(flat)[0, :, 2]
+    spots, z = project(camera, points.reshape(-1, 3).numpy())
+    shape, limit = points.shape[:2], torch.as_tensor(tolerance).numpy()
+    return torch.from_numpy(seen(spots.reshape(*shape, 2), z.reshape(shape), depth, limit, instances))
+
+
+def seen(spots: np.ndarray, z: np.ndarray, depth: np.ndarray, tolerance: np.ndarray, instances=None) -> np.ndarray:
+    """`visibility` of points at pixels (P, K, 2) and depths (P, K)."""
     height, width = depth.shape
-    inside = (z > 0) & (pixels >= 0).all(1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-    column, row = (pixels[:, i].nan_to_num().clamp(0, (width, height)[i] - 1).long() for i in range(2))
-    seen = inside & (z.view(people, -1) <= torch.as_tensor(depth)[row, column].view(people, -1) + tolerance).flatten()
-    if instances is not None:
-        owner = torch.as_tensor(instances.astype(np.int64))[row, column].view(people, -1)
-        own = torch.arange(1, people + 1)[:, None]
-        seen &= ((owner == own) | (owner == 0)).flatten()
-    return seen.view(people, -1)
+    inside = (z > 0) & (spots >= 0).all(-1) & (spots < (width, height)).all(-1)
+    spots = np.nan_to_num(spots)
+    row, column = (spots[..., i].clip(0, n - 1).astype(np.int64) for i, n in ((1, height), (0, width)))
+    found = inside & (z <= depth[row, column] + tolerance)
+    if instances is None:
+        return found
+    owner = instances[row, column]
+    return found & ((owner == 0) | (owner == np.arange(1, len(z) + 1)[:, None]))

@@ -1,9 +1,10 @@
 """Light: a key light that casts shadows, sky and ground all around, lamps that fill; and how surfaces answer.
 
 All colours here are linear (proportional to light), never the gamma-coded values of a picture. Vectors are in the world
-(y up, metres).
+(y up, metres). Points, normals and colours are numpy arrays (3, N), a row a coordinate or colour.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
-from course_lib.chapters.rendering import rasterize
+from course_lib.chapters.rendering import NEAR, nearest_faces, visible_triangles
 
 Vector = tuple[float, float, float]
 KINDS = ("sun", "overcast", "indoor", "studio", "dusk", "coloured")
@@ -109,101 +110,116 @@ def sample_points(rng: np.random.Generator, kind: str, azimuth: float) -> list[P
 
 @dataclass(frozen=True)
 class ShadowMap:
-    """What the key light sees: depth (S, S) from a camera far away in its direction (+inf where it sees nothing)."""
+    """What the key light sees: depth (S + 2, S + 2) from a camera far away in its direction, +inf where it sees nothing
+    and in a border around the picture."""
 
-    depth: Tensor
+    depth: np.ndarray
     camera: Camera
     texel: float  # metres that one pixel covers
+
+    def look(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where points (3, N) are in `depth`, and how far away: column, row, z, (N,) each."""
+        x, y, z = self.camera.R[0].numpy() @ points + self.camera.t[0].numpy()[:, None]
+        focal, centre = float(self.camera.K[0, 0, 0]), float(self.camera.K[0, 0, 2]) + 1
+        return x / z * focal + centre, y / z * focal + centre, z
 
 
 LIGHT_DISTANCE = 40.0  # metres; far enough for nearly parallel rays
 
 
+def nearest(
+    vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    """The nearest face (H, W), -1 where there is none, and its depth there, in metres to 1e-5; vertices (1, V, 3) as
+    the camera sees them. Half of chapter 03's `rasterize`: no checks, and no barycentrics, which few samples need."""
+    points = camera.to_camera(vertices[None])
+    keys = nearest_faces(visible_triangles(points, faces, camera.K, size, NEAR), 1, size, 2**18)[0].numpy()
+    return keys.astype(np.int32), (keys >> 32).astype(np.int32).view(np.float32), points
+
+
 def shadow_map(vertices: Tensor, faces: Tensor, lights: Lights, size: int = 192) -> ShadowMap:
     """Rasterise the scene (vertices (V, 3), faces (F, 3)) from the key light."""
-    low, high = vertices.amin(0), vertices.amax(0)
-    centre, radius = (low + high) / 2, float((high - low).norm() / 2) + 0.02
-    towards = vertices.new_tensor(lights.sun_direction)
+    low, high = vertices.numpy().min(0), vertices.numpy().max(0)
+    centre, radius = (low + high) / 2, float(np.linalg.norm(high - low)) / 2 + 0.02
     up = (0.0, 1.0, 0.0) if abs(lights.sun_direction[1]) < 0.98 else (0.0, 0.0, 1.0)
-    eye = centre + LIGHT_DISTANCE * towards
+    eye = centre + LIGHT_DISTANCE * np.float32(lights.sun_direction)
     focal = size / 2 * (LIGHT_DISTANCE - radius) / radius
-    camera = Camera.look_at(eye[None], centre[None], up=up, focal=focal, size=(size, size))
-    depth = rasterize(vertices[None], faces, camera, (size, size)).depth[0]
-    depth = torch.where((depth > 0) & depth.isfinite(), depth, torch.inf)
-    return ShadowMap(depth, camera, 2 * radius / size)
+    places = torch.from_numpy(np.stack([eye, centre]))
+    camera = Camera.look_at(places[:1], places[1:], up=up, focal=focal, size=(size, size))
+    face, depth, _ = nearest(vertices, faces, camera, (size, size))
+    return ShadowMap(np.pad(np.where(face >= 0, depth, np.inf), 1, constant_values=np.inf), camera, 2 * radius / size)
 
 
 # 9 points of a Vogel spiral in the unit disc
-_TAPS = [(np.sqrt((i + 0.5) / 9) * np.cos(2.4 * i), np.sqrt((i + 0.5) / 9) * np.sin(2.4 * i)) for i in range(9)]
+_TAPS = [(((i + 0.5) / 9) ** 0.5 * math.cos(2.4 * i), ((i + 0.5) / 9) ** 0.5 * math.sin(2.4 * i)) for i in range(9)]
 
 
-def sun_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
-    """How much of the key light reaches points (N, 3) with normals (N, 3): (N,) in [0, 1].
+def sun_visibility(shadow: ShadowMap, points: np.ndarray, normals: np.ndarray, lights: Lights) -> np.ndarray:
+    """How much of the key light reaches points (3, N) with normals (3, N): (N,) in [0, 1].
 
     Percentage-closer filtering (Reeves et al. 1987): the share of nearby texels whose nearest surface is not in front.
     """
-    towards = points.new_tensor(lights.sun_direction)
-    slope = (normals @ towards).clamp(0, 1)
-    lifted = points + normals * (shadow.texel * (0.6 + 1.8 * (1 - slope)))[:, None]  # normal-offset bias
-    x, y, z = (lifted @ shadow.camera.R[0].T + shadow.camera.t[0]).T.contiguous()
-    focal, centre, size = float(shadow.camera.K[0, 0, 0]), float(shadow.camera.K[0, 0, 2]), shadow.depth.shape[0]
-    bordered = torch.nn.functional.pad(shadow.depth, (1, 1, 1, 1), value=torch.inf).flatten()
-    column, row = x / z * focal + (centre + 1), y / z * focal + (centre + 1)
-    limit = z - 0.4 * shadow.texel
+    slope = (np.float32(lights.sun_direction) @ normals).clip(0, 1)
+    column, row, z = shadow.look(points + normals * (shadow.texel * (0.6 + 1.8 * (1 - slope))))  # normal-offset bias
+    limit, last, depth = z - 0.4 * shadow.texel, len(shadow.depth) - 1, shadow.depth.ravel()
     radius = max(lights.softness / shadow.texel, 0.8)
-    total = torch.zeros_like(limit)
+    total = np.zeros(len(limit), np.uint8)
     for dx, dy in _TAPS:
-        index = (row + dy * radius).clamp_(0, size + 1).int().mul_(size + 2)
-        index += (column + dx * radius).clamp_(0, size + 1).int()
-        total += bordered.index_select(0, index) > limit
-    return total / len(_TAPS)
+        index = (row + dy * radius).clip(0, last).astype(np.int32) * (last + 1)
+        index += (column + dx * radius).clip(0, last).astype(np.int32)
+        total += depth.take(index) > limit
+    return total * np.float32(1 / len(_TAPS))
 
 
 # ---------------------------------------------------------------- shading
 
-_ONES = torch.ones(3)
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar products of the columns of a and b, (3, N) each: (N,)."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of the rows of a and b, (N, 3) each: (N,). Four times as fast as a sum over rows of three."""
-    return (a * b) @ _ONES
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cross products of the columns of a and b, (3, N) each: (3, N)."""
+    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors (N, 3) at unit length; zero stays zero."""
-    return vectors * dot(vectors, vectors).clamp_(min=1e-24).rsqrt_()[:, None]
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (3, N) at unit length; zero stays zero."""
+    return vectors / np.sqrt(np.maximum(dot(vectors, vectors), 1e-24))
 
 
-def ambient(lights: Lights, normals: Tensor) -> Tensor:
-    """Light from all around, by where normals (N, 3) point: sky from above, ground from below. (N, 3)."""
-    sky, ground = normals.new_tensor(lights.sky_colour), normals.new_tensor(lights.ground_colour)
-    return torch.lerp(ground, sky, (normals[:, 1:2] + 1) / 2)
+def ambient(lights: Lights, normals: np.ndarray) -> np.ndarray:
+    """Light from all around, by where normals (3, N) point: sky from above, ground from below. (3, N)."""
+    sky, ground = np.float32(lights.sky_colour)[:, None], np.float32(lights.ground_colour)[:, None]
+    return (sky + ground) / 2 + (sky - ground) / 2 * normals[1]
 
 
-def wrapped(cosine: Tensor, wrap: Tensor) -> Tensor:
-    """Lambert's cosine (N,) that reaches around the edge by `wrap` (3,) or (N, 3), for light through skin: (N, 3)."""
-    return ((cosine[:, None] + wrap) / (1 + wrap)).clamp(min=0)
+def wrapped(cosine: np.ndarray, wrap: np.ndarray | float) -> np.ndarray:
+    """Lambert's cosine (N,) that reaches around the edge by `wrap`, for light through skin."""
+    return ((cosine + wrap) / (1 + wrap)).clip(0)
 
 
-def blinn(normals: Tensor, view: Tensor, towards: Tensor, gloss: Tensor | float) -> Tensor:
+def blinn(normals: np.ndarray, view: np.ndarray, towards: np.ndarray, gloss: np.ndarray | float) -> np.ndarray:
     """Blinn-Phong's highlight, normalised so that a sharper one is a brighter one: (N,)."""
-    cosine = dot(normals, unit(view + towards)).clamp_(min=1e-4)
-    return torch.exp((torch.log(cosine) * gloss).clamp(min=-40)) * (gloss + 8) / 25
+    cosine = np.maximum(dot(normals, unit(view + towards)), 1e-4)
+    return np.exp(np.maximum(np.log(cosine) * gloss, -40)) * (gloss + 8) * 0.04
 
 
-def strand_highlight(tangents: Tensor, view: Tensor, towards: Tensor, shift: Tensor, gloss: float) -> Tensor:
-    """Kajiya and Kay's highlight of a bundle of strands along tangents (N, 3): (N,)."""
-    along = (dot(tangents, unit(view + towards)) + shift).clamp_(-1, 1)
-    return (1 - along * along).clamp(min=0.1) ** (gloss / 2)
+def strand_highlight(
+    tangents: np.ndarray, view: np.ndarray, towards: np.ndarray, shift: np.ndarray, gloss: float
+) -> np.ndarray:
+    """Kajiya and Kay's highlight of a bundle of strands along tangents (3, N): (N,)."""
+    along = (dot(tangents, unit(view + towards)) + shift).clip(-1, 1)
+    return np.maximum(1 - along * along, 0.1) ** (gloss / 2)
 
 
-def to_linear(colour: Tensor) -> Tensor:
+def to_linear(colour: np.ndarray) -> np.ndarray:
     """Screen colours as linear light. Gamma is 2: near enough to sRGB, and square and root are fast."""
     return colour * colour
 
 
-def tone_map(linear: Tensor, exposure: float = 1.0) -> Tensor:
+def tone_map(linear: np.ndarray, exposure: float = 1.0) -> np.ndarray:
     """Linear light -> picture values in [0, 1]: a film curve with a soft shoulder (Narkowicz 2015), gamma included."""
     x = linear * (0.62 * exposure)
-    above = x.mul(2.51).add_(0.03).mul_(x)
-    return above.div_(x.mul(2.43).add_(0.59).mul_(x).add_(0.14)).clamp_(0, 1).sqrt_()
+    return np.sqrt((x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)).clip(0, 1))

@@ -6,6 +6,7 @@ Every maker returns an `ObjectMesh` that stands on y = 0 around the origin; `Obj
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -55,10 +56,15 @@ def _paint(count: int, colour: Colour) -> Tensor:
     return torch.tensor(colour, dtype=torch.float32).expand(count, 3).clone()
 
 
-def box(
-    size: tuple[float, float, float], centre: tuple[float, float, float], colour: Colour, rounded: float = 0.0
-) -> ObjectMesh:
-    """A box of width, height, depth `size`; 24 vertices so that its edges stay sharp."""
+def _mesh(vertices: np.ndarray, faces: np.ndarray, colour: Colour, normals: np.ndarray) -> ObjectMesh:
+    """A mesh of one colour from arrays."""
+    vertices, normals = (torch.from_numpy(np.float32(values)) for values in (vertices, normals))
+    return ObjectMesh(vertices, torch.from_numpy(faces), _paint(len(vertices), colour), normals)
+
+
+@lru_cache(maxsize=1)
+def _cube() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners (24, 3) at -1 and 1, normals (24, 3) and faces (12, 3) of a cube."""
     corners, normals, faces = [], [], []
     for axis in range(3):
         for sign in (-1.0, 1.0):
@@ -68,12 +74,25 @@ def box(
             corners += [normal - sign * u - v, normal + sign * u - v, normal + sign * u + v, normal - sign * u + v]
             normals += [normal] * 4
             faces += [(start, start + 1, start + 2), (start, start + 2, start + 3)]
-    vertices = np.array(corners) * np.array(size) / 2 + np.array(centre)
-    normals = np.array(normals) + rounded * np.array(corners)
+    return np.array(corners), np.array(normals), np.array(faces)
+
+
+def box(
+    size: tuple[float, float, float], centre: tuple[float, float, float], colour: Colour, rounded: float = 0.0
+) -> ObjectMesh:
+    """A box of width, height, depth `size`; 24 vertices so that its edges stay sharp."""
+    corners, normals, faces = _cube()
+    normals = normals + rounded * corners
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    return ObjectMesh(
-        torch.tensor(vertices).float(), torch.tensor(faces), _paint(24, colour), torch.tensor(normals).float()
-    )
+    return _mesh(corners * np.array(size) / 2 + np.array(centre), faces, colour, normals)
+
+
+@lru_cache(maxsize=32)
+def _tube(rings: int, sides: int) -> np.ndarray:
+    """Faces (F, 3) between rings of vertices."""
+    a = np.arange((rings - 1) * sides).reshape(-1, sides)
+    b = np.roll(a, -1, 1)
+    return np.stack([a, a + sides, b, b, a + sides, b + sides], -1).reshape(-1, 3)
 
 
 def lathe(
@@ -83,21 +102,12 @@ def lathe(
     points, angles = np.array(profile, dtype=float), np.linspace(0, 2 * np.pi, sides, endpoint=False)
     tangent = np.gradient(points, axis=0) if len(points) > 1 else points
     slope = np.stack([tangent[:, 1], -tangent[:, 0]], 1) / (np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9)
-    around = np.stack([np.cos(angles), np.sin(angles)], 1)  # (S, 2)
-    vertices = [np.stack([r * around[:, 0], np.full(sides, y), r * around[:, 1]], 1) for r, y in points]
-    normals = [np.stack([n * around[:, 0], np.full(sides, m), n * around[:, 1]], 1) for n, m in slope]
-    faces = []
-    for ring in range(len(points) - 1):
-        for k in range(sides):
-            a, b = ring * sides + k, ring * sides + (k + 1) % sides
-            faces += [(a, a + sides, b), (b, a + sides, b + sides)]
-    vertices = np.concatenate(vertices) + np.array(centre)
-    return ObjectMesh(
-        torch.tensor(vertices).float(),
-        torch.tensor(faces),
-        _paint(len(vertices), colour),
-        torch.tensor(np.concatenate(normals)).float(),
+    cosine, sine, one = np.cos(angles), np.sin(angles), np.ones(sides)
+    vertices, normals = (
+        np.stack([rings[:, :1] * cosine, rings[:, 1:] * one, rings[:, :1] * sine], -1).reshape(-1, 3)
+        for rings in (points, slope)
     )
+    return _mesh(vertices + np.array(centre), _tube(len(points), sides), colour, normals)
 
 
 def cylinder(

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sparse
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from course_lib.chapters.bodies import BodyModel, forward_kinematics, pose_features
-from course_lib.chapters.cameras import axis_angle_to_matrix
+from course_lib.chapters.bodies import BodyModel
 from course_lib.paths import OPEN_BODY, OPEN_BODY_PACK, body_file
 from course_lib.threads import one_thread
 
@@ -119,6 +119,7 @@ class Body:
     rest_joints: Tensor
     correctives: sparse.csr_matrix
     weights: sparse.csr_matrix
+    parents: tuple[int, ...]
 
 
 def load_body(path: str | Path | None = None) -> Body:
@@ -136,6 +137,7 @@ def _load_body(path: str) -> Body:
         "rest_joints": model.joint_regressor @ model.template,
         "correctives": sparse_rows(model.pose_directions),
         "weights": sparse.csr_matrix(model.weights.numpy()),
+        "parents": (0, *model.parents.tolist()[1:]),
     }
     if Path(path).resolve() != OPEN_BODY.resolve() or not OPEN_BODY_PACK.exists():
         return Body(model, None, None, **ready)
@@ -179,7 +181,7 @@ def rest_people(people: list[Person], body: Body) -> tuple[Tensor, Tensor]:
     if body.actions is not None:
         expression = stack([p.expression for p in people], ACTION_COUNT)
         active = expression.any(0).nonzero()[:, 0]  # mostly a few of the 52
-        shaped += (expression[:, active] @ body.actions[active]).unflatten(1, (-1, 3))
+        shaped += (expression[:, active] @ body.actions.index_select(0, active)).unflatten(1, (-1, 3))
     return shaped, joints
 
 
@@ -191,16 +193,39 @@ def pose_people(people: list[Person], body: Body | None = None) -> PosedPeople:
         raise ValueError("pose_people needs at least one person")
     body = body or load_body()
     rest, rest_joints = rest_people(people, body)
-    rotations = axis_angle_to_matrix(stack([p.pose for p in people]))  # (P, 55, 3, 3)
-    joints, transforms = forward_kinematics(rotations, rest_joints, body.model.parents)
-    corrected = rest + pose_correctives(body, rotations)
-    vertices = torch.stack(
-        [move(p, blend_transforms(body.weights, t)) for p, t in zip(corrected, transforms, strict=True)]
-    )
-    shift = stack([p.translation for p in people])[:, None]
-    transforms = transforms.clone()
-    transforms[..., :3, 3] += shift
-    return PosedPeople(vertices + shift, joints + shift, transforms, rest, rest_joints)
+    poses = np.stack([p.pose for p in people])
+    rotations = Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix().astype(np.float32).reshape(-1, 55, 3, 3)
+    joints, turns = chain(rotations, rest_joints.numpy(), body.parents)
+    shift = np.stack([np.asarray(p.translation, np.float32) for p in people])[:, None]
+    transforms = np.zeros((len(people), 55, 4, 4), np.float32)
+    transforms[..., :3, :3], transforms[..., 3, 3] = turns, 1
+    transforms[..., :3, 3] = joints + shift - (turns @ rest_joints.numpy()[..., None])[..., 0]
+    transforms, corrected = torch.from_numpy(transforms), rest + pose_correctives(body, rotations)
+    vertices = [move(p, blend_transforms(body.weights, t)) for p, t in zip(corrected, transforms, strict=True)]
+    return PosedPeople(torch.stack(vertices), torch.from_numpy(joints + shift), transforms, rest, rest_joints)
+
+
+def chain(rotations: np.ndarray, rest: np.ndarray, parents: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Chapter 02's forward kinematics, all joints of one generation at once: rotations (..., 55, 3, 3) against the
+    parent and joints at rest (..., 55, 3) -> joints (..., 55, 3), whose root stays where it was, and world rotations
+    (..., 55, 3, 3)."""
+    joints, turns = rest.copy(), rotations.copy()
+    bones = (rest - rest[..., parents, :])[..., None]
+    for child, parent in generations(parents):
+        turn = turns[..., parent, :, :]
+        joints[..., child, :] = joints[..., parent, :] + (turn @ bones[..., child, :, :])[..., 0]
+        turns[..., child, :, :] = turn @ turns[..., child, :, :]
+    return joints, turns
+
+
+@lru_cache(maxsize=4)
+def generations(parents: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Joints and their parents: the root's children, then theirs, and so on."""
+    depth = [0]
+    for parent in parents[1:]:
+        depth.append(depth[parent] + 1)
+    children = [np.flatnonzero(np.array(depth) == step) for step in range(1, max(depth) + 1)]
+    return [(child, np.array(parents)[child]) for child in children]
 
 
 def blend_transforms(weights: sparse.csr_matrix, transforms: Tensor) -> Tensor:
@@ -216,10 +241,11 @@ def move(points: Tensor, blended: Tensor) -> Tensor:
     return moved
 
 
-def pose_correctives(body: Body, rotations: Tensor) -> Tensor:
-    """SMPL-X's pose blend shapes (its Eq. 3): (P, V, 3)."""
-    moved = body.correctives @ pose_features(rotations).numpy().T  # (3V, 486) @ (486, P)
-    return torch.from_numpy(np.ascontiguousarray(moved.T)).unflatten(1, (-1, 3))
+def pose_correctives(body: Body, rotations: np.ndarray) -> Tensor:
+    """SMPL-X's pose blend shapes (its Eq. 3) for rotations (P, 55, 3, 3): (P, V, 3)."""
+    features = (rotations[:, 1:] - np.eye(3, dtype=np.float32)).reshape(len(rotations), -1)
+    moved = [body.correctives @ feature for feature in features]  # (3V, 486) @ (486,)
+    return torch.from_numpy(np.stack(moved)).unflatten(1, (-1, 3))
 
 
 # ---------------------------------------------------------------- drawing people

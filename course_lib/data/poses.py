@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from course_lib.chapters.bodies import JOINT_NAMES, BodyModel
-from course_lib.data.person import load_body
+from course_lib.data.person import chain, load_body
 
 INDEX = {name: i for i, name in enumerate(JOINT_NAMES)}
 LEFT = [i for i, name in enumerate(JOINT_NAMES) if name.startswith("left_")]
@@ -447,14 +447,12 @@ class Skeleton:
     """Joints and limb capsules of one body shape; posing it costs a millisecond, the whole body ten."""
 
     def __init__(self, betas: np.ndarray | None = None):
-        model = body()
-        shape = torch.zeros(model.shape_directions.shape[-1])
+        model, rest = body(), body().template
         if betas is not None:
-            shape[: len(betas)] = torch.as_tensor(betas, dtype=torch.float32)
-        rest = model.template + model.shape_directions @ shape  # (V, 3)
+            rest = rest + (torch.as_tensor(betas, dtype=torch.float32) @ load_body().shapes[: len(betas)]).view(-1, 3)
         self.joints = (model.joint_regressor @ rest).numpy().astype(float)  # (55, 3)
         self.scale = float(rest[:, 1].max() - rest[:, 1].min()) / 1.7
-        self.parents = model.parents.tolist()
+        self.parents = load_body().parents
         self.radius = self._measure(rest.numpy())
 
     @staticmethod
@@ -479,12 +477,7 @@ class Skeleton:
     def forward(self, pose: np.ndarray, translation: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Pose (55, 3) -> joints (55, 3) in the world and the world rotation of each, (55, 3, 3)."""
         rotations = Rotation.from_rotvec(pose).as_matrix()  # (55, 3, 3)
-        joints = self.joints + (0 if translation is None else np.asarray(translation))
-        for joint in range(1, len(joints)):  # chapter 02's forward kinematics, for one body in numpy: ten times faster
-            parent = self.parents[joint]
-            joints[joint] = joints[parent] + rotations[parent] @ (self.joints[joint] - self.joints[parent])
-            rotations[joint] = rotations[parent] @ rotations[joint]
-        return joints, rotations
+        return chain(rotations, self.joints + (0 if translation is None else np.asarray(translation)), self.parents)
 
     def capsules(self, pose: np.ndarray, translation: np.ndarray | None = None) -> Capsules:
         """The limbs of this body in a pose."""

@@ -4,9 +4,10 @@ Coverage is supersampled (2 x 2 samples a pixel unless told otherwise); colours 
 covered, then averaged. Labels come from the surface that covers most of a pixel.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
-from course_lib.chapters.rendering import rasterize
+from course_lib.chapters.rendering import pixel_barycentrics
 from course_lib.data.appearance import paint_surface
-from course_lib.data.lighting import Lights, ShadowMap, dot, shadow_map, to_linear, unit
+from course_lib.data.lighting import Lights, ShadowMap, cross, dot, nearest, shadow_map, to_linear, unit
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
@@ -43,13 +44,13 @@ class ObjectMesh(Protocol):
 
 
 OBJECT = Surface("object", 0, None, two_sided=True)
-_SKIN_PARTS = torch.tensor([PART_IDS[name] for name in SKIN_CLASSES])
+_SKIN_PARTS = np.array([PART_IDS[name] for name in SKIN_CLASSES])
 
 
 @dataclass
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
-    turns (N, 9), faces (F, 3), outward (F, 3) their normals, twice their area long, surface (F,) into `surfaces`;
+    turns (N, 9), faces (F, 3), outward (3, F) their normals, twice their area long, surface (F,) into `surfaces`;
     casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 0 for objects, 1.. for people."""
 
     vertices: Tensor
@@ -58,25 +59,25 @@ class Scene:
     classes: Tensor
     turns: Tensor
     faces: Tensor
-    outward: Tensor
-    surface: Tensor
+    outward: np.ndarray
+    surface: np.ndarray
     casting: Tensor
     surfaces: list[Surface]
     owner: Tensor
 
-    def two_sided(self) -> Tensor:
+    def two_sided(self) -> np.ndarray:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
-        return torch.tensor([s.two_sided for s in self.surfaces])[self.surface]
+        return np.array([s.two_sided for s in self.surfaces]).take(self.surface)
 
     def casters(self) -> tuple[Tensor, Tensor]:
         """The mesh that casts shadows: vertices (M, 3), faces (C, 3)."""
         used, faces = renumber(self.casting.numpy(), len(self.vertices))
         return self.vertices.index_select(0, torch.from_numpy(used)), torch.from_numpy(faces)
 
-    def front(self, camera: Camera) -> Tensor:
+    def front(self, camera: Camera) -> np.ndarray:
         """Which faces (F,) turn their outer side to the camera."""
-        corner = self.vertices.index_select(0, self.faces[:, 0].contiguous())
-        return dot(self.outward, camera.center[0] - corner) > 0
+        corner = self.vertices.numpy().T.take(self.faces[:, 0].numpy(), 1)
+        return dot(self.outward, camera.center[0].numpy()[:, None] - corner) > 0
 
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
@@ -91,23 +92,27 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
         parts.append(object_part(thing))
         surfaces.append(OBJECT)
         owner.append(0)
+    if len(parts) == 1:
+        return Scene(**parts[0], surfaces=surfaces, owner=torch.tensor(owner))
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
     surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
     for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
         part["faces"], part["casting"] = part["faces"] + int(vertices), part["casting"] + int(vertices)
-        part["surface"] = part["surface"] + int(number)
-    columns = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    return Scene(**columns, surfaces=surfaces, owner=torch.tensor(owner))
+        part["surface"] = part["surface"] + number
+    columns = {name: [p[name] for p in parts] for name in parts[0]}
+    arrays = {name: np.concatenate(columns.pop(name), -1) for name in ("outward", "surface")}
+    faces = torch.cat([f.T for f in columns.pop("faces")], 1).T
+    joined = {name: torch.cat(values) for name, values in columns.items()}
+    return Scene(**joined, **arrays, faces=faces, surfaces=surfaces, owner=torch.tensor(owner))
 
 
 def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
     """The columns of a Scene for one dressed person."""
     placed = pose_mesh(mesh, posed, index)
     outward = face_normals(placed.vertices, mesh.faces)
-    normals = torch.from_numpy(mesh.fans @ outward.numpy())
-    attributes = torch.cat([mesh.rest, mesh.fields], 1)
+    normals = torch.from_numpy(mesh.fans @ np.ascontiguousarray(outward.T))
     return {
-        "vertices": placed.vertices, "normals": normals, "attributes": attributes, "classes": mesh.classes,
+        "vertices": placed.vertices, "normals": normals, "attributes": mesh.attributes, "classes": mesh.classes,
         "turns": placed.turns.flatten(1), "faces": mesh.faces, "outward": outward, "surface": mesh.surface,
         "casting": mesh.casting,
     }  # fmt: skip
@@ -122,15 +127,16 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
     return {
         "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
-        "outward": face_normals(vertices, faces), "surface": torch.zeros(len(faces), dtype=torch.int64),
+        "outward": face_normals(vertices, faces), "surface": np.zeros(len(faces), np.int64),
         "casting": faces,
     }  # fmt: skip
 
 
-def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Normals (F, 3) of faces, twice their area long."""
-    a, b, c = vertices.index_select(0, faces.flatten()).view(-1, 3, 3).unbind(1)
-    return torch.linalg.cross(b - a, c - a)
+def face_normals(vertices: Tensor, faces: Tensor) -> np.ndarray:
+    """Normals (3, F) of faces, twice their area long."""
+    points = np.ascontiguousarray(vertices.numpy().T)
+    a, b, c = (points.take(corner, 1) for corner in faces.T.numpy())
+    return cross(b - a, c - a)
 
 
 # ---------------------------------------------------------------- what is seen where
@@ -145,52 +151,65 @@ def scaled(camera: Camera, factor: int) -> Camera:
 
 @dataclass
 class Hits:
-    """Covered pixels (n,) and their S samples (n, S): whether covered, the face, its surface, the depth; place (n, S)
-    is the sample's place among all barycentrics (S H W, 3)."""
+    """Covered pixels (n,) and their S samples (S, n): whether covered, the face, its surface, the depth, and their row
+    and column in the picture of the camera `lens`; points (1, N, 3) are the scene's as that camera sees them."""
 
-    pixel: Tensor
-    covered: Tensor
-    face: Tensor
-    surface: Tensor
-    depth: Tensor
-    place: Tensor
-    barycentric: Tensor
+    pixel: np.ndarray
+    covered: np.ndarray
+    face: np.ndarray
+    surface: np.ndarray
+    depth: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    points: Tensor
+    lens: Camera
 
-    def hidden(self, count: int) -> Tensor:
+    def hidden(self, count: int) -> np.ndarray:
         """Which of `count` pixels show nothing of the background: (count,) bool."""
-        flags = torch.zeros(count, dtype=torch.bool)
-        flags[self.pixel] = self.covered.all(1)
+        flags = np.zeros(count, bool)
+        flags[self.pixel] = self.covered.all(0)
         return flags
 
+    def barycentrics(self, faces: Tensor, chosen: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Where on their faces some samples are, counted in (S, n): barycentrics (M, 3), depth (M,)."""
+        row, column, face = (torch.from_numpy(v.ravel().take(chosen)) for v in (self.row, self.column, self.face))
+        seen = torch.zeros_like(face), row, column, face
+        barycentric, depth = pixel_barycentrics(self.points, faces, self.lens.K, seen)
+        return barycentric.T, depth.numpy()
 
-def visible_samples(scene: Scene, front: Tensor, camera: Camera, factor: int, behind: Tensor) -> Hits:
+
+def visible_samples(scene: Scene, front: np.ndarray, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
-    ids = (front | scene.two_sided()).nonzero()[:, 0]
+    ids = np.flatnonzero(front | scene.two_sided())
     top, bottom, left, right = window(scene.vertices, camera, behind.shape)
     height, width = bottom - top, right - left
-    lens = scaled(shifted(camera, top, left), factor)
-    fragments = rasterize(scene.vertices[None], scene.faces[ids], lens, (height * factor, width * factor))
-    blocks = fragments.face.view(height, factor, width, factor).transpose(1, 2).reshape(-1, factor**2)
-    pixel = (blocks >= 0).any(1).nonzero()[:, 0]
-    row, column = pixel // width, pixel % width
-    inside = torch.arange(factor)[:, None] * (width * factor) + torch.arange(factor)
-    place = ((row * (width * factor) + column) * factor)[:, None] + inside.flatten()  # (n, S)
-    depth, face = take(fragments.depth.view(-1), place), blocks.index_select(0, pixel)
+    lens, faces = scaled(shifted(camera, top, left), factor), scene.faces.T.index_select(1, torch.from_numpy(ids)).T
+    face, depth, points = nearest(scene.vertices, faces, lens, (height * factor, width * factor))
+    blocks, depth = (  # all pixels' first samples, their second ones, ...
+        values.reshape(height, factor, width, factor).transpose(1, 3, 0, 2).reshape(factor**2, -1)
+        for values in (face, depth)
+    )
+    pixel = np.flatnonzero(blocks.max(0) >= 0)
+    row, column = np.divmod(pixel, width)
+    inside = np.arange(factor**2)[:, None]
+    rows, columns = row * factor + inside // factor, column * factor + inside % factor
+    depth, face = depth.take(pixel, 1), blocks.take(pixel, 1)
     pixel = (row + top) * behind.shape[1] + column + left
-    covered = (face >= 0) & (depth < take(behind.flatten(), pixel)[:, None] + 0.05)
-    face = take(ids, face.clamp(min=0))
-    surface = torch.where(covered, take(scene.surface, face), -1)
-    return Hits(pixel, covered, face, surface, depth, place, fragments.barycentric.view(-1, 3))
+    covered = (face >= 0) & (depth < behind.numpy().ravel().take(pixel) + 0.05)
+    face = ids.take(face.clip(0))
+    surface = np.where(covered, scene.surface.take(face), -1)
+    return Hits(pixel, covered, face, surface, depth, rows, columns, points, lens)
 
 
 def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
     height, width = size
-    ahead = points @ camera.R[0].T + camera.t[0]
-    if float(ahead[:, 2].min()) < 0.05:
+    x, y, z = camera.R[0].numpy() @ points.numpy().T + camera.t[0].numpy()[:, None]
+    if z.min() < 0.05:
         return 0, height, 0, width
-    spots = ahead[:, :2] / ahead[:, 2:] * camera.K[0, [0, 1], [0, 1]] + camera.K[0, :2, 2]
-    (left, top), (right, bottom) = spots.amin(0).floor().int().tolist(), spots.amax(0).ceil().int().tolist()
+    (fx, _, cx), (_, fy, cy), _ = camera.K[0].tolist()
+    x, y = x / z * fx + cx, y / z * fy + cy
+    top, bottom, left, right = math.floor(y.min()), math.ceil(y.max()), math.floor(x.min()), math.ceil(x.max())
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
 
@@ -203,17 +222,12 @@ def shifted(camera: Camera, top: int, left: int) -> Camera:
     return Camera(K, camera.R, camera.t)
 
 
-def take(values: Tensor, places: Tensor) -> Tensor:
-    """values[places] for a row of values (N,), several times faster."""
-    return values.index_select(0, places.flatten()).view(places.shape)
-
-
-def first_alike(kind: Tensor) -> Tensor:
-    """For each of the samples kind (n, S) of a pixel, the first of that pixel with the same value: (n, S) in 0..S-1."""
-    first = torch.zeros_like(kind)
-    for sample in range(kind.shape[1] - 1, 0, -1):
-        first = torch.where(kind == kind[:, sample : sample + 1], sample, first)
-    return torch.where(kind == kind[:, :1], 0, first)
+def first_alike(kind: np.ndarray) -> np.ndarray:
+    """For each of the samples kind (S, n) of a pixel, the first of that pixel with the same value: (S, n) in 0..S-1."""
+    first = np.zeros_like(kind)
+    for sample in range(len(kind) - 1, 0, -1):
+        first = np.where(kind == kind[sample], sample, first)
+    return np.where(kind == kind[0], 0, first)
 
 
 def blend_corners(values: Tensor, corners: Tensor, share: Tensor) -> Tensor:
@@ -231,104 +245,92 @@ class Points:
 
     corners: Tensor
     barycentric: Tensor
-    depth: Tensor
-    inside: Tensor
+    depth: np.ndarray
+    inside: np.ndarray
     stretches: list[tuple[Surface, slice]]
 
 
 @dataclass
 class Shaded:
-    """Results of a set of samples: colour (M, 3) on the screen, part (M,), normal (M, 3) geometric, in the world."""
+    """Results of a set of samples: colour (3, M) on the screen, part (M,), normal (3, M) geometric, in the world."""
 
-    colour: Tensor
-    part: Tensor
-    normal: Tensor
+    colour: np.ndarray
+    part: np.ndarray
+    normal: np.ndarray
 
 
-def shade_hits(scene: Scene, hits: Hits, front: Tensor, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool):
+def shade_hits(
+    scene: Scene, hits: Hits, front: np.ndarray, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool
+):
     """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
 
-    Returns the results (M rows), the row (n, S) of each sample, each row's pixel (M,) and number of samples (M,).
+    Returns the results (M of them) and which of them each sample (S, n) has.
     """
-    count, samples = hits.surface.shape
-    own = torch.arange(samples).expand(count, samples)
-    first = own if every else first_alike(hits.surface)
-    shared = torch.zeros(count, samples).scatter_add_(1, first, hits.covered.float())
-    chosen = ((first == own) & hits.covered).flatten().nonzero()[:, 0]
-    chosen = take(chosen, torch.argsort(take(hits.surface.flatten(), chosen), stable=True))
-    row = torch.zeros(count * samples, dtype=torch.int64)
-    row[chosen] = torch.arange(len(chosen))
-    face = take(hits.face.flatten(), chosen)
-    kinds, lengths = take(hits.surface.flatten(), chosen).unique_consecutive(return_counts=True)
-    ends = lengths.cumsum(0).tolist()
-    stretches = [
-        (scene.surfaces[k], slice(e - n, e)) for k, e, n in zip(kinds.tolist(), ends, lengths.tolist(), strict=True)
-    ]
+    samples, count = hits.surface.shape
+    own = np.arange(samples)[:, None]
+    first = np.broadcast_to(own, (samples, count)) if every else first_alike(hits.surface)
+    chosen = np.flatnonzero((first == own) & hits.covered)
+    kinds = hits.surface.ravel().take(chosen)
+    order = np.argsort(kinds.astype(np.int16), kind="stable")  # few bits: sorted by radix
+    chosen, kinds = chosen[order], kinds[order]
+    result = np.zeros(samples * count, np.int64)
+    result[chosen] = np.arange(len(chosen))
+    cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
+    face = hits.face.ravel().take(chosen)
     points = Points(
-        scene.faces.index_select(0, face),
-        hits.barycentric.index_select(0, take(hits.place.flatten(), chosen)),
-        take(hits.depth.flatten(), chosen),
-        ~take(front, face),
-        stretches,
+        scene.faces.index_select(0, torch.from_numpy(face)),
+        *hits.barycentrics(scene.faces, chosen),
+        ~front.take(face),
+        [(scene.surfaces[kinds[start]], slice(start, stop)) for start, stop in pairwise(cuts)],
     )
-    shaded = shade_points(scene, points, camera, lights, shadow)
-    return (
-        shaded,
-        row.view(count, samples).gather(1, first),
-        take(hits.pixel, chosen // samples),
-        take(shared.flatten(), chosen),
-    )
+    return shade_points(scene, points, camera, lights, shadow), result.take(first * count + np.arange(count))
 
 
 def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, shadow: ShadowMap) -> Shaded:
     """Paint every surface's samples, then light them all together."""
     packed = torch.cat([scene.attributes, scene.vertices, scene.normals], 1)
-    values = blend_corners(packed, points.corners, points.barycentric)
-    attributes, position, normal = values[:, :11], values[:, 11:14], values[:, 14:]
-    view = unit(camera.center[0] - position)
+    values = blend_corners(packed, points.corners, points.barycentric).T.contiguous().numpy()
+    attributes, position, normal = values[:11], values[11:14], values[14:]
+    view = unit(camera.center[0, :, None].numpy() - position)
     normal = facing_normal(normal, view, points.inside)
-    footprint = points.depth / camera.K[0, 0, 0]
-    turns = scene.turns.index_select(0, points.corners[:, 0].contiguous()).view(-1, 3, 3)
-    paints = []
+    footprint = points.depth / float(camera.K[0, 0, 0])
+    turns = scene.turns.index_select(0, points.corners[:, 0]).T.contiguous().numpy().reshape(3, 3, -1)
+    paint = Paint.empty(len(footprint))
     for (kind, _), alike in groupby(points.stretches, key=lambda s: (s[0].kind, id(s[0].style))):
         alike = list(alike)  # both shoes are painted at once, then each gets its class
         rows = slice(alike[0][1].start, alike[-1][1].stop)
-        rest, fields = attributes[rows, :3], attributes[rows, 3:]
-        s = Samples(rest, fields, normal[rows], view[rows], turns[rows], footprint[rows], points.inside[rows])
+        rest, fields = attributes[:3, rows], attributes[3:, rows]
+        s = Samples(
+            rest, fields, normal[:, rows], view[:, rows], turns[..., rows], footprint[rows], points.inside[rows]
+        )
         own = paint_object(s) if kind == "object" else paint_surface(alike[0][0], s)
         own.part = decide_part(own.part, alike, scene, points)
-        paints.append(own)
-    paint = Paint(*(torch.cat(column) for column in zip(*(vars(p).values() for p in paints), strict=True)))
-    occlusion = torch.lerp(attributes[:, 4], torch.ones(len(values)), paint.open)
+        paint.put(rows, own)
+    occlusion = attributes[4] + (1 - attributes[4]) * paint.open
     return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), paint.part, normal)
 
 
-def facing_normal(normal: Tensor, view: Tensor, inside: Tensor) -> Tensor:
-    """Interpolated normals (M, 3), unit, on the side that is seen; at outlines they are kept from turning away."""
-    normal = unit(normal)
-    normal = torch.where(inside[:, None], -normal, normal)
-    away = (dot(normal, view) - 0.02).clamp_(max=0)
-    return unit(normal - away[:, None] * view)
+def facing_normal(normal: np.ndarray, view: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Interpolated normals (3, M), unit, on the side that is seen; at outlines they are kept from turning away."""
+    normal = unit(np.where(inside, -normal, normal))
+    return unit(normal - np.minimum(dot(normal, view) - 0.02, 0) * view)
 
 
 def paint_object(s: Samples) -> Paint:
     """An object's own colours."""
-    paint = Paint.blank(len(s.rest))
-    paint.albedo, paint.normal = to_linear(s.rest.clamp(0, 1)), s.normal
-    paint.specular = paint.specular + 0.02
-    return paint
+    return Paint(albedo=to_linear(s.rest.clip(0, 1)), normal=s.normal, specular=0.02)
 
 
-def decide_part(painted: Tensor, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> Tensor:
+def decide_part(painted, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> np.ndarray:
     """The classes of some surfaces' samples: what was painted, else the surface's own, or for skin the joints'."""
     usual = []
     for surface, rows in stretches:
         if surface.part is None:
             share = blend_corners(scene.classes, points.corners[rows], points.barycentric[rows])
-            usual.append(_SKIN_PARTS[share.argmax(1)])
+            usual.append(_SKIN_PARTS[share.argmax(1).numpy()])
         else:
-            usual.append(torch.full((rows.stop - rows.start,), surface.part))
-    return torch.where(painted >= 0, painted, torch.cat(usual))
+            usual.append(np.full(rows.stop - rows.start, surface.part))
+    return np.where(painted >= 0, painted, np.concatenate(usual))
 
 
 # ---------------------------------------------------------------- the picture
@@ -370,9 +372,9 @@ def render_scene(
     backdrop = shade_background(colour, behind, normal, camera, lights, shadow, joints, hits.hidden(behind.numel()))
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
-    shaded, row, pixel, number = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
-    average_into(backdrop.view(-1, 3), hits, shaded, pixel, number)
-    return finish(backdrop, behind, pick_labels(hits, shaded, row, scene.owner, camera), hits.pixel)
+    shaded, result = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
+    average_into(backdrop, hits, shaded.colour, result)
+    return finish(backdrop, behind, pick_labels(hits, shaded, result, scene.owner.numpy(), camera), hits.pixel)
 
 
 def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -380,45 +382,52 @@ def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(*size, 3), torch.full(size, torch.inf), torch.zeros(*size, 3)
 
 
-def average_into(image: Tensor, hits: Hits, shaded: Shaded, pixel: Tensor, number: Tensor) -> None:
-    """Put colours over a picture (H W, 3) in place: `number` (M,) of a pixel's samples have each colour."""
-    share = hits.covered.float().mean(1, keepdim=True)
-    image[hits.pixel] *= 1 - share
-    image.index_add_(0, pixel, shaded.colour * (number / hits.covered.shape[1])[:, None])
+def average_into(image: np.ndarray, hits: Hits, colour: np.ndarray, result: np.ndarray) -> None:
+    """Put colours (3, M) over a picture (3, H W) in place; `result` (S, n) is which of them each sample has."""
+    mixed = image.take(hits.pixel, 1) * (1 - hits.covered.mean(0, dtype=np.float32))
+    for covered, which in zip(hits.covered, result, strict=True):
+        mixed += colour.take(which, 1) * (covered / np.float32(len(result)))
+    image[:, hits.pixel] = mixed
 
 
-def pick_labels(hits: Hits, shaded: Shaded, row: Tensor, owners: Tensor, camera: Camera) -> dict[str, Tensor]:
-    """alpha, depth, normals, parts and instances (n, ...) of the covered pixels.
+def pick_labels(
+    hits: Hits, shaded: Shaded, result: np.ndarray, owners: np.ndarray, camera: Camera
+) -> dict[str, np.ndarray]:
+    """alpha, depth, normals, parts and instances (..., n) of the covered pixels.
 
     A pixel is labelled when people cover half of it (an object's depth counts when both do): the sample of a person
     that is nearest names instance, class and normal. Its depth is the mean over that person's samples near that depth,
     which is second-order exact at the pixel's centre.
     """
-    owner = torch.where(hits.covered, take(owners, hits.surface.clamp(min=0)), 0)  # (n, S)
-    alpha = (owner > 0).float().mean(1)
+    owner = np.where(hits.covered, owners.take(hits.surface), 0)  # (S, n)
+    alpha = (owner > 0).mean(0, dtype=np.float32)
     person = alpha >= 0.5
-    labelled = person | (hits.covered.float().mean(1) >= 0.5)
-    eligible = hits.covered & ((owner > 0) | ~person[:, None])
-    nearest, chosen = torch.where(eligible, hits.depth, torch.inf).min(1, keepdim=True)
-    instance, best = owner.gather(1, chosen), row.gather(1, chosen)[:, 0]
+    labelled = person | (hits.covered.mean(0, dtype=np.float32) >= 0.5)
+    eligible = hits.covered & ((owner > 0) | ~person)
+    distance = np.where(eligible, hits.depth, np.float32(np.inf))
+    chosen, nearest = distance.argmin(0)[None], distance.min(0)
+    instance, best = (np.take_along_axis(values, chosen, 0)[0] for values in (owner, result))
     same = eligible & (owner == instance) & (hits.depth < nearest * 1.004 + 0.01)
-    depth = torch.where(same, hits.depth, 0).sum(1) / same.sum(1).clamp(min=1)
-    normals = (shaded.normal.index_select(0, best) @ camera.R[0].T) * torch.tensor([1.0, -1.0, -1.0])
+    depth = np.where(same, hits.depth, 0).sum(0) / np.maximum(same.sum(0, dtype=np.float32), 1)
+    normals = camera.R[0].numpy() @ shaded.normal.take(best, 1) * np.float32([[1], [-1], [-1]])
     return {
-        "alpha": alpha, "depth": torch.where(labelled, depth, torch.inf), "normals": normals * person[:, None],
-        "parts": take(shaded.part, best) * person, "instances": instance[:, 0] * person,
+        "alpha": alpha, "depth": np.where(labelled, depth, np.inf), "normals": normals * person,
+        "parts": shaded.part.take(best) * person, "instances": instance * person,
     }  # fmt: skip
 
 
 def finish(
-    image: Tensor, behind: Tensor, labels: dict[str, Tensor], pixel: Tensor | None = None
+    image: np.ndarray, behind: Tensor, labels: dict[str, np.ndarray], pixel: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Spread labels (n, ...) of the pixels (n,) over whole pictures, and add the depth of the whole scene."""
-    size = behind.shape
-    pictures = {"depth": torch.full(size, torch.inf), "normals": torch.zeros(*size, 3), "alpha": torch.zeros(size)}
-    pictures |= {name: torch.zeros(size, dtype=torch.uint8) for name in ("parts", "instances")}
+    """Spread labels (..., n) of the pixels (n,) over whole pictures, and add the depth of the whole scene."""
+    count = behind.numel()
+    pictures = {"depth": np.full(count, np.inf, np.float32), "normals": np.zeros((3, count), np.float32)}
+    pictures |= {"alpha": np.zeros(count, np.float32)} | {n: np.zeros(count, np.uint8) for n in ("parts", "instances")}
     for name, values in labels.items():
-        pictures[name].view(-1, *values.shape[1:])[pixel] = values.to(pictures[name].dtype)
-    pictures["image"] = image.clamp(0, 1)
-    pictures["scene_depth"] = torch.minimum(pictures["depth"], behind)
-    return {name: values.numpy() for name, values in pictures.items()}
+        pictures[name][..., pixel] = values
+    pictures["image"] = image.clip(0, 1)
+    pictures["scene_depth"] = np.minimum(pictures["depth"], behind.numpy().ravel())
+    return {
+        name: values.reshape(-1, *behind.shape).transpose(1, 2, 0) if values.ndim > 1 else values.reshape(behind.shape)
+        for name, values in pictures.items()
+    }

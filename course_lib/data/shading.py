@@ -1,6 +1,6 @@
 """Lighting what was painted: people and objects with their highlights, and the background with the shadows on it."""
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
@@ -16,68 +16,56 @@ from course_lib.data.lighting import (
     tone_map,
     wrapped,
 )
-from course_lib.data.texture import Paint, distance
+from course_lib.data.texture import Paint, column, distance
 
-_FLESH = torch.tensor([0.38, 0.16, 0.10])  # how far light reaches around an edge of skin: red farthest
+_FLESH = column((0.38, 0.16, 0.10))  # how far light reaches around an edge of skin: red farthest
 
 
 def light(
-    paint: Paint, position: Tensor, geometric: Tensor, view: Tensor, occlusion: Tensor, lights: Lights, shadow
-) -> Tensor:
-    """Screen colours (M, 3) of painted samples under all lights."""
-    normal = paint.normal
-    sun = normal.new_tensor(lights.sun_direction)
+    paint: Paint, position: np.ndarray, geometric: np.ndarray, view: np.ndarray, occlusion, lights: Lights, shadow
+) -> np.ndarray:
+    """Screen colours (3, M) of painted samples under all lights."""
+    normal, sun, sunlight = paint.normal, column(lights.sun_direction), column(lights.sun_colour)
     seen = sun_visibility(shadow, position, geometric, lights)
-    wrap = paint.flesh[:, None] * _FLESH
-    sunlight = normal.new_tensor(lights.sun_colour)
-    diffuse = wrapped(normal @ sun, wrap) * (seen[:, None] ** (1 - 0.4 * wrap))
-    total = paint.albedo * (diffuse * sunlight + ambient(lights, normal) * bounced(occlusion, paint.albedo))
-    lit = seen * ((normal @ sun) > 0)
-    facing = dot(normal, view).clamp_(0, 1)
-    fresnel = paint.specular + (1 - paint.specular) * 0.16 * (1 - facing) ** 5 * (paint.gloss / (paint.gloss + 40))
-    shine = blinn(normal, view, sun.expand_as(view), paint.gloss) * lit
-    total += (fresnel * shine)[:, None] * sunlight * 1.6
-    mirror = 2 * facing[:, None] * normal - view
-    total += (fresnel * occlusion * 0.7)[:, None] * ambient(lights, mirror)
-    total += (paint.sheen * (1 - facing) ** 3 * occlusion)[:, None] * paint.albedo.sqrt() * ambient(lights, normal)
-    hairy = (paint.strand > 0).nonzero()[:, 0]
+    wrap, cosine, around = paint.flesh * _FLESH, dot(normal, sun), ambient(lights, normal)
+    diffuse = wrapped(cosine, wrap) * seen ** (1 - 0.4 * wrap)
+    total = paint.albedo * (diffuse * sunlight + around * bounced(occlusion, paint.albedo))
+    facing = dot(normal, view).clip(0, 1)
+    away = 1 - facing
+    cubed = away * away * away
+    fresnel = paint.specular + (1 - paint.specular) * 0.16 * cubed * away * away * (paint.gloss / (paint.gloss + 40))
+    shine = blinn(normal, view, sun, paint.gloss) * (seen * (cosine > 0))
+    total += fresnel * shine * (sunlight * 1.6)
+    total += fresnel * occlusion * 0.7 * ambient(lights, 2 * facing * normal - view)
+    total += paint.sheen * cubed * occlusion * np.sqrt(paint.albedo) * around
+    hairy = np.flatnonzero(paint.strand > 0)
     if len(hairy):
-        total[hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
+        total[:, hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
     for lamp in lights.points:
-        away = normal.new_tensor(lamp.position) - position
-        distance = dot(away, away).sqrt_()[:, None]
-        towards = away / distance
-        fall = normal.new_tensor(lamp.colour) / distance**2
-        total += paint.albedo * wrapped(dot(normal, towards), wrap) * fall * occlusion[:, None]
-        total += (fresnel * blinn(normal, view, towards, paint.gloss))[:, None] * fall
+        towards = column(lamp.position) - position
+        squared = dot(towards, towards)
+        towards /= np.sqrt(squared)
+        fall = column(lamp.colour) / squared
+        total += paint.albedo * wrapped(dot(normal, towards), wrap) * fall * occlusion
+        total += fresnel * blinn(normal, view, towards, paint.gloss) * fall
     return tone_map(total, lights.exposure)
 
 
-def bounced(occlusion: Tensor, albedo: Tensor) -> Tensor:
-    """Occlusion (M,) per colour (M, 3): bright surfaces light their own hollows (Jimenez et al. 2016, Eq. 7)."""
+def bounced(occlusion: np.ndarray, albedo: np.ndarray) -> np.ndarray:
+    """Occlusion (M,) per colour (3, M): bright surfaces light their own hollows (Jimenez et al. 2016, Eq. 7)."""
     a, b, c = 2.0404 * albedo - 0.3324, 0.6417 - 4.7951 * albedo, 2.7552 * albedo + 0.6903
-    x = occlusion[:, None]
-    return torch.maximum(x, ((x * a + b) * x + c) * x)
+    return np.maximum(occlusion, ((occlusion * a + b) * occlusion + c) * occlusion)
 
 
-def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: Tensor) -> Tensor:
+def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: np.ndarray) -> np.ndarray:
     """Two highlights of strands: a white one, a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
-    tangent, strand, colour = (v.index_select(0, rows) for v in (paint.tangent, paint.strand, paint.albedo))
-    towards = sun.expand_as(tangent)
-    above = ramp_sun(paint.normal[rows] @ sun)
-    first = strand_highlight(tangent, view[rows], towards, 0.06 * strand, 180.0)
-    second = strand_highlight(tangent, view[rows], towards, -0.10 * strand, 40.0)
-    key = (strand * seen[rows] * above)[:, None] * sunlight
-    overhead = strand_highlight(
-        tangent, view[rows], torch.tensor([0.0, 1.0, 0.0]).expand_as(tangent), 0.05 * strand, 60.0
-    )
-    sky = overhead[:, None] * strand[:, None] * torch.tensor(lights.sky_colour) * (0.02 + 0.25 * colour)
-    return key * (0.035 * first[:, None] + 0.45 * second[:, None] * colour) + sky
-
-
-def ramp_sun(cosine: Tensor) -> Tensor:
-    """Fade a highlight in where a surface turns to the light."""
-    return (cosine * 2 + 0.4).clamp(0, 1)
+    tangent, strand, colour = (v.take(rows, -1) for v in (paint.tangent, paint.strand, paint.albedo))
+    view, above = view.take(rows, 1), (dot(paint.normal.take(rows, 1), sun) * 2 + 0.4).clip(0, 1)  # faded in
+    first = strand_highlight(tangent, view, sun, 0.06 * strand, 180.0)
+    second = strand_highlight(tangent, view, sun, -0.10 * strand, 40.0)
+    overhead = strand_highlight(tangent, view, column((0.0, 1.0, 0.0)), 0.05 * strand, 60.0)
+    sky = overhead * strand * column(lights.sky_colour) * (0.02 + 0.25 * colour)
+    return strand * seen[rows] * above * sunlight * (0.035 * first + 0.45 * second * colour) + sky
 
 
 # ---------------------------------------------------------------- behind people
@@ -91,78 +79,69 @@ def shade_background(
     lights: Lights,
     shadow: ShadowMap | None,
     joints: Tensor,
-    hidden: Tensor | None = None,
-) -> Tensor:
-    """Light a background (H, W), its shadows and the darkness around feet included. Sky (depth inf) stays as it is, and
-    so do pixels that are `hidden` (H W) behind people. joints (P, 55, 3)."""
-    height, width = depth.shape
-    solid = (depth.isfinite() & (depth > 0)).flatten()
-    picture = colour.reshape(-1, 3).clone()
-    rows = (solid if hidden is None else solid & ~hidden).nonzero()[:, 0]
+    hidden: np.ndarray | None = None,
+) -> np.ndarray:
+    """Light a background (H, W), its shadows and the darkness around feet included: (3, H W). Sky (depth inf) stays as
+    it is, and so do pixels that are `hidden` (H W) behind people. joints (P, 55, 3)."""
+    depth, picture = depth.numpy(), np.ascontiguousarray(colour.numpy().reshape(-1, 3).T)
+    solid = np.isfinite(depth) & (depth > 0)
+    rows = np.flatnonzero(solid if hidden is None else solid.ravel() & ~hidden)
     if not len(rows):
-        return picture.view(height, width, 3)
-    albedo = to_linear(picture.index_select(0, rows).clamp_(0, 1))
-    normals, points = normal.reshape(-1, 3).index_select(0, rows), points_of(depth, camera, rows)
-    sun = normals.new_tensor(lights.sun_direction)
-    seen, occlusion = torch.ones(len(rows)), torch.ones(len(rows))
+        return picture
+    albedo = to_linear(picture.take(rows, 1).clip(0, 1))
+    normals, points = normal.numpy().reshape(-1, 3).T.take(rows, 1), points_of(depth, camera, rows)
+    received = wrapped(dot(normals, column(lights.sun_direction)), 0.0) * column(lights.sun_colour)
+    around = ambient(lights, normals) + lamp_light(lights, points, normals)
     if shadow is not None:
-        seen = background_visibility(shadow, points, normals, lights)
-        occlusion = sphere_occlusion(points, normals, joints)
-    received = wrapped(normals @ sun, torch.zeros(3)) * seen[:, None] * normals.new_tensor(lights.sun_colour)
-    received += (ambient(lights, normals) + lamp_light(lights, points, normals)) * occlusion[:, None]
-    picture.index_copy_(0, rows, tone_map(albedo * received, lights.exposure))
-    return picture.view(height, width, 3)
+        received *= background_visibility(shadow, points, normals, lights)
+        around *= sphere_occlusion(points, normals, joints.numpy())
+    picture[:, rows] = tone_map(albedo * (received + around), lights.exposure)
+    return picture
 
 
-def lamp_light(lights: Lights, points: Tensor, normals: Tensor) -> Tensor:
-    """What all lamps send to points (N, 3) with normals (N, 3): (N, 3), or 0 without lamps."""
-    total = torch.zeros(1, 3)
+def lamp_light(lights: Lights, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """What all lamps send to points (3, N) with normals (3, N): (3, N), or 0 without lamps."""
+    total = np.zeros((3, 1), np.float32)
     for lamp in lights.points:
-        away = normals.new_tensor(lamp.position) - points
-        distance = dot(away, away).sqrt_().clamp_(min=0.3)
-        cosine = (dot(normals, away) / distance).clamp_(min=0)
-        total = total + (cosine / distance**2)[:, None] * normals.new_tensor(lamp.colour)
+        away = column(lamp.position) - points
+        squared = np.maximum(dot(away, away), 0.09)  # no nearer than 0.3 m
+        total = total + (dot(normals, away) / (squared * np.sqrt(squared))).clip(0) * column(lamp.colour)
     return total
 
 
-def points_of(depth: Tensor, camera: Camera, pixels: Tensor) -> Tensor:
-    """World points (N, 3) of some pixels (N,) of a depth picture (H, W), counted row by row."""
-    y, x = pixels // depth.shape[1] + 0.5, pixels % depth.shape[1] + 0.5
-    turned = torch.linalg.inv(camera.K[0]).T @ camera.R[0]  # from pixels to directions in the world
-    rays = torch.addcmul(x[:, None] * turned[0] + turned[2], y[:, None], turned[1])
-    return rays.mul_(depth.flatten().index_select(0, pixels)[:, None]).sub_(camera.t[0] @ camera.R[0])
+def points_of(depth: np.ndarray, camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """World points (3, N) of some pixels (N,) of a depth picture (H, W), counted row by row."""
+    turn, shift = camera.R[0].numpy(), camera.t[0].numpy()
+    right, down, ahead = (turn.T @ np.linalg.inv(camera.K[0].numpy())).T[:, :, None]  # per pixel, in the world
+    y, x = np.divmod(pixels.astype(np.int32), np.int32(depth.shape[1]))
+    rays = (x.astype(np.float32) + 0.5) * right + ((y.astype(np.float32) + 0.5) * down + ahead)
+    return rays * depth.ravel()[pixels] - (shift @ turn)[:, None]
 
 
-def background_visibility(shadow: ShadowMap, points: Tensor, normals: Tensor, lights: Lights) -> Tensor:
+def background_visibility(shadow: ShadowMap, points: np.ndarray, normals: np.ndarray, lights: Lights) -> np.ndarray:
     """Key light (N,) on a background; points outside the shadow map are lit."""
-    seen = torch.ones(len(points))
-    ahead = points @ shadow.camera.R[0].T + shadow.camera.t[0]
-    pixels = ahead[:, :2] / ahead[:, 2:] * shadow.camera.K[0, 0, 0] + shadow.camera.K[0, :2, 2]
-    size = shadow.depth.shape[0]
-    x, y = pixels.unbind(1)
-    near = ((x > -4) & (x < size + 4) & (y > -4) & (y < size + 4)).nonzero()[:, 0]
+    seen, last = np.ones(points.shape[1], np.float32), len(shadow.depth) - 1
+    column, row, _ = shadow.look(points)
+    near = np.flatnonzero((column > -3) & (column < last + 4) & (row > -3) & (row < last + 4))
     if len(near):
-        lit = sun_visibility(shadow, points.index_select(0, near), normals.index_select(0, near), lights)
-        seen.index_copy_(0, near, lit)
+        seen[near] = sun_visibility(shadow, points.take(near, 1), normals.take(near, 1), lights)
     return seen
 
 
 # joints that shut out light from the surroundings, and their radii in metres
 _BALLS = {0: 0.15, 4: 0.07, 5: 0.07, 7: 0.065, 8: 0.065, 10: 0.065, 11: 0.065, 9: 0.16}
-_RADII = torch.tensor(list(_BALLS.values()))
 
 
-def sphere_occlusion(points: Tensor, normals: Tensor, joints: Tensor) -> Tensor:
-    """How open points (N, 3) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
-    open_share = torch.ones(len(points))
-    for person in joints:
-        near = (distance(points, person[0]) < 1.6).nonzero()[:, 0]
-        point, normal = points.index_select(0, near) - person[0], normals.index_select(0, near)
-        balls = (person[list(_BALLS)] - person[0]).T  # (3, 8)
-        squared = (dot(point, point)[:, None] + balls.square().sum(0)).addmm_(point, balls, alpha=-2)
-        squared = torch.maximum(squared, _RADII**2)
-        ahead = (normal @ balls).sub_(dot(normal, point)[:, None])
-        cosine = ahead.mul_(squared.rsqrt()).clamp_(0.05, 1)
-        share = cosine.div_(squared).mul_(-0.85 * _RADII**2).add_(1).prod(1)
-        open_share.index_copy_(0, near, open_share.index_select(0, near) * share)
+def sphere_occlusion(points: np.ndarray, normals: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """How open points (3, N) are to the sky when balls stand for people's joints (P, 55, 3): (N,) in [0, 1]."""
+    open_share = np.ones(points.shape[1], np.float32)
+    for person in joints[..., None]:
+        near = np.flatnonzero(distance(points, person[0]) < 1.6)
+        point, normal, share = points.take(near, 1), normals.take(near, 1), 1.0
+        for joint, radius in _BALLS.items():
+            away = person[joint] - point
+            squared = np.maximum(dot(away, away), radius**2)
+            cosine = (dot(normal, away) / np.sqrt(squared)).clip(0.05, 1)
+            share = share * (1 - 0.85 * radius**2 * cosine / squared)
+        open_share[near] *= share
     return open_share

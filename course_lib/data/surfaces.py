@@ -81,11 +81,19 @@ def cut(piece: Piece, values: np.ndarray, crossing: Callable[[np.ndarray], np.nd
     faces = np.concatenate([piece.faces[count == 3], lone, pair])
     low, high = values[edges[:, 0]], values[edges[:, 1]]
     share = low / (low - high) if crossing is None else crossing(edges)
-    share = share.clip(0.001, 0.999).astype(np.float32)[:, None]
-    fresh = piece.base[edges[:, 0]].multiply(1 - share) + piece.base[edges[:, 1]].multiply(share)
-    base = sparse.vstack([piece.base, fresh], format="csr")
+    share = share.clip(0.001, 0.999).astype(np.float32)
+    used, faces = renumber(faces, len(values) + len(edges))
+    kept, made = used[used < len(values)], used[used >= len(values)] - len(values)
     hem = np.concatenate([np.minimum(piece.hem, np.abs(values)), np.zeros(len(edges))]).astype(np.float32)
-    return Piece(base, faces, hem).compact()
+    return Piece(edge_points(kept, edges[made], share[made], len(values)) @ piece.base, faces, hem[used])
+
+
+def edge_points(kept: np.ndarray, edges: np.ndarray, share: np.ndarray, count: int) -> sparse.csr_matrix:
+    """Some of `count` vertices as they are, then points on edges (E, 2) at shares (E,) of the way: (N, count)."""
+    weights = np.stack([1 - share, share], 1).ravel()
+    starts = np.concatenate([np.arange(len(kept)), len(kept) + 2 * np.arange(len(edges) + 1)])
+    entries = np.concatenate([np.ones(len(kept), np.float32), weights]), np.concatenate([kept, edges.ravel()]), starts
+    return sparse.csr_matrix(entries, shape=(len(starts) - 1, count))
 
 
 def cut_all(piece: Piece, template: np.ndarray, fields: list[Callable[[np.ndarray], np.ndarray]]) -> Piece:
@@ -121,10 +129,12 @@ def boundary(piece: Piece) -> np.ndarray:
 def smoothing_matrix(faces: np.ndarray, count: int) -> sparse.csr_matrix:
     """Means over neighbours: a row-stochastic (N, N) matrix with half the weight on the vertex itself."""
     edges = faces[:, [0, 1, 1, 2, 2, 0, 1, 0, 2, 1, 0, 2]].reshape(-1, 2)
-    matrix = sparse.coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count)).tocsr()
-    matrix.data[:] = 1
-    degree = np.asarray(matrix.sum(1)).clip(1)
-    return (sparse.identity(count) + matrix.multiply(1 / degree)).tocsr() * 0.5
+    rows, columns = np.concatenate([edges, np.arange(count)[:, None].repeat(2, 1)]).T
+    matrix = sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    entries = np.diff(matrix.indptr)
+    row = np.repeat(np.arange(count), entries)
+    matrix.data = np.where(matrix.indices == row, 0.5, 0.5 / (entries - 1).clip(1)[row])
+    return matrix
 
 
 def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
@@ -191,7 +201,7 @@ def shape_of(person: Person, body: Body) -> Shape:
     vertices, joints = vertices[0].numpy(), joints[0].numpy()
     if body.pack is None:
         return Shape(vertices, np.zeros_like(vertices), joints)
-    return Shape(vertices, mesh_normals(vertices, all_faces(body)), joints)
+    return Shape(vertices, mesh_normals(vertices, all_faces(body), all_fans(body)), joints)
 
 
 @lru_cache(maxsize=2)
@@ -200,11 +210,16 @@ def all_faces(body: Body) -> np.ndarray:
     return np.concatenate([body.pack[f"faces_{k}"] for k in ("body", "eyes", "tights", "skirt")]).astype(np.int64)
 
 
-def mesh_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Unit normals (V, 3), zero for vertices of no face."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normal = np.cross(b - a, c - a)
-    total = face_fans(faces, len(vertices)) @ normal
+@lru_cache(maxsize=2)
+def all_fans(body: Body) -> sparse.csr_matrix:
+    """Which of all faces meet at each vertex: (V, F)."""
+    return face_fans(all_faces(body), len(body.model.template))
+
+
+def mesh_normals(vertices: np.ndarray, faces: np.ndarray, fans: sparse.csr_matrix) -> np.ndarray:
+    """Unit normals (V, 3), zero for vertices of no face; fans (V, F) are the faces around each vertex."""
+    a, b, c = (vertices.take(faces[:, i], 0) for i in range(3))
+    total = fans @ np.cross(b - a, c - a)
     return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
@@ -225,8 +240,8 @@ class Surface:
 @dataclass
 class DressedMesh:
     """One dressed person, ready to be posed. base (N, V) and weights (N, 55) sparse; displacement (N, 3) in rest axes;
-    `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); rest (N, 3) template coordinates;
-    fields (N, 8): hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
+    `free` (N,) 1 for vertices that hang on joints alone; faces (F, 3), surface (F,); attributes (N, 11): template
+    coordinates, hem distance, ambient occlusion, and six for the surface's own use; classes (N, 14) says for skin
     how much each of SKIN_CLASSES moves it; `casting` (C, 3) are the faces of a coarser mesh of the same vertices, which
     casts the shadows."""
 
@@ -235,9 +250,8 @@ class DressedMesh:
     weights: sparse.csr_matrix
     free: Tensor
     faces: Tensor
-    surface: Tensor
-    rest: Tensor
-    fields: Tensor
+    surface: np.ndarray
+    attributes: Tensor
     classes: Tensor
     casting: Tensor
     surfaces: list[Surface]
@@ -252,7 +266,6 @@ class Builder:
     def __init__(self, body: Body, shape: Shape):
         self.body, self.shape = body, shape
         self.template = body.model.template.numpy()
-        self.weights = body.model.weights.numpy()
         self.columns = {
             k: [] for k in ("base", "displacement", "weights", "free", "faces", "surface", "rest", "fields")
         }
@@ -269,7 +282,7 @@ class Builder:
         extra = np.zeros((n, 0), np.float32) if extra is None else extra
         occlusion = occlusion_of(self.body, piece)
         values = {
-            "base": piece.base, "displacement": moved, "weights": piece.base @ self.weights, "free": np.zeros(n),
+            "base": piece.base, "displacement": moved, "weights": piece.base @ self.body.weights, "free": np.zeros(n),
             "faces": piece.faces + self.count, "surface": np.full(len(piece.faces), len(self.surfaces)),
             "rest": piece.base @ self.template, "fields": np.column_stack([piece.hem, occlusion, extra]),
         }  # fmt: skip
@@ -280,7 +293,7 @@ class Builder:
     ):
         """Vertices of our own: rest (N, 3) on this body, skinned by weights (N, 55); where (N, 3) colours them."""
         n = len(rest)
-        base = sparse.csr_matrix((n, len(self.template)), dtype=np.float32)
+        base, weights = sparse.csr_matrix((n, len(self.template)), dtype=np.float32), sparse.csr_matrix(weights)
         values = {
             "base": base, "displacement": rest, "weights": weights, "free": np.ones(n), "faces": faces + self.count,
             "surface": np.full(len(faces), len(self.surfaces)), "rest": where, "fields": fields,
@@ -298,21 +311,25 @@ class Builder:
     def build(self) -> DressedMesh:
         """All pieces as tensors."""
         self.columns["fields"] = [np.pad(f, ((0, 0), (0, 8 - f.shape[1]))) for f in self.columns["fields"]]
-        base = sparse.vstack(self.columns.pop("base"), format="csr")
+        base, weights = (sparse.vstack(self.columns.pop(name), format="csr") for name in ("base", "weights"))
         arrays = {key: np.concatenate(values) for key, values in self.columns.items()}
-        whole = {"faces", "surface"}
-        tensors = {k: torch.from_numpy(a.astype(np.int64 if k in whole else np.float32)) for k, a in arrays.items()}
+        corners = torch.from_numpy(np.ascontiguousarray(arrays["faces"].T, np.int64))  # all first ones, all second ones
+        attributes = np.column_stack([arrays["rest"], arrays["fields"]]).astype(np.float32)
+        displacement, free = (torch.from_numpy(arrays[k].astype(np.float32)) for k in ("displacement", "free"))
         skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
         fans = face_fans(arrays["faces"], self.count)
-        weights = sparse.csr_matrix(tensors.pop("weights").numpy())
         classes = torch.from_numpy(weights @ class_matrix())
         points = base @ self.shape.vertices + arrays["displacement"]
         casts = np.array([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])[arrays["surface"]]
         casting = coarse_faces(points, arrays["faces"][casts], arrays["surface"][casts])
         return DressedMesh(
             base=base,
+            displacement=displacement,
             weights=weights,
-            **tensors,
+            free=free,
+            faces=corners.T,
+            surface=arrays["surface"].astype(np.int64),
+            attributes=torch.from_numpy(attributes),
             classes=classes,
             casting=torch.from_numpy(casting),
             surfaces=self.surfaces,
@@ -325,15 +342,12 @@ class Builder:
 def leg_radii(shape: Shape, room: float = 0.012) -> tuple[float, float, float]:
     """How thick the left leg of a body at rest is around thigh, knee and shin, with room for a lining, in metres."""
     hip, knee, ankle = (shape.joints[JOINT[f"left_{n}"]] for n in ("hip", "knee", "ankle"))
-    radii = []
+    left = (shape.vertices[:, 0] > 0.01) & shape.normals.any(1)
+    skin, radii = shape.vertices[left], []
     for start, end, share in ((hip, knee, 0.4), (hip, knee, 0.95), (knee, ankle, 0.35)):
-        centre = start + share * (end - start)
-        away = shape.vertices - centre
-        ring = (np.abs(away[:, 1]) < 0.03) & (shape.vertices[:, 0] > 0.01) & (np.abs(away[:, 0]) < 0.2)
-        ring &= np.abs(shape.normals).sum(1) > 0
-        radii.append(
-            float(np.percentile(np.linalg.norm(away[ring][:, [0, 2]], axis=1), 80)) + room if ring.any() else 0.08
-        )
+        away = skin - (start + share * (end - start))
+        ring = away[(np.abs(away[:, 1]) < 0.03) & (np.abs(away[:, 0]) < 0.2)]
+        radii.append(float(np.percentile(np.hypot(ring[:, 0], ring[:, 2]), 80)) + room if len(ring) else 0.08)
     return tuple(radii)
 
 

@@ -3,6 +3,7 @@
 Focal lengths are drawn in units of the picture's longer side: 1 is a field of view of 53 degrees, 2 one of 28.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +12,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from course_lib.chapters.bodies import JOINT_NAMES
-from course_lib.chapters.cameras import Camera
+from course_lib.chapters.cameras import NEAREST_DEPTH, Camera
 from course_lib.data.poses import INDEX, Capsules, body, segment_distances
 
 LOWEST_EYE = 0.15  # metres over the floor
@@ -65,9 +66,17 @@ def camera_at(
     return Camera(camera.K, turn @ camera.R, (turn @ camera.t[..., None])[..., 0])
 
 
+def project(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World points (N, 3) -> pixels (N, 2), as chapter 01's `camera_to_pixels`, and depth (N,) in metres."""
+    K, R, t = (part[0].numpy() for part in (camera.K, camera.R, camera.t))
+    x, y, z = R @ np.float32(points).T + t[:, None]
+    depth = np.maximum(z, NEAREST_DEPTH)
+    return (K[:2] @ np.stack([x / depth, y / depth, np.ones_like(depth)])).T, z
+
+
 def pixels(camera: Camera, points: np.ndarray) -> np.ndarray:
     """World points (N, 3) -> pixels (N, 2)."""
-    return camera.project(torch.as_tensor(points, dtype=torch.float32)[None])[0].numpy()
+    return project(camera, points)[0]
 
 
 def fit(
@@ -85,38 +94,36 @@ def fit(
     radius = np.linalg.norm(points - target, axis=1).max()
     distance, middle = 2 * radius * focal / (fill * max(size)), np.array([size[1], size[0]]) / 2
     nearest = radius + 0.25 if radius < 0.4 else 0.6 * radius + 0.4
+    cloud = points.T.astype(float)
     for _ in range(6):
         distance = max(distance, nearest)
         eye = _eye(target, distance, direction)
         rows = _rows(target - eye, roll)
-        seen = (points - eye) @ rows.T
-        spots = middle + focal * seen[:, :2] / np.maximum(seen[:, 2:], 0.01)
-        low, high = spots.min(0), spots.max(0)
-        off = (low + high) / 2 - middle - shift * np.abs(2 * middle - (high - low)) / 2  # pixels
-        step = np.clip(0.8 * distance / focal, 0, 0.5 * radius / (np.abs(off).max() + 1e-6))
+        x, y, z = rows @ (cloud - eye[:, None])
+        scale = focal / np.maximum(z, 0.01)
+        x, y = x * scale, y * scale  # pixels off the middle
+        low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+        off = (low + high) / 2 - shift * np.abs(2 * middle - (high - low)) / 2
+        step = min(0.8 * distance / focal, 0.5 * radius / (np.abs(off).max() + 1e-6))
         target = target + step * (off @ rows[:2])
-        distance *= np.clip(((high - low) / (2 * middle)).max() / fill, 0.7, 1.4)
+        distance *= min(max(((high - low) / (2 * middle)).max() / fill, 0.7), 1.4)
     eye = _eye(target, max(distance, nearest), direction)
     rows, K = _rows(target - eye, roll), [[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1]]
-    return Camera(*(torch.tensor(np.asarray(part), dtype=torch.float32)[None] for part in (K, rows, -rows @ eye)))
+    return Camera(*(torch.from_numpy(np.float32(part))[None] for part in (K, rows, -rows @ eye)))
 
 
 def _rows(forward: np.ndarray, roll: float) -> np.ndarray:
     """World -> camera rotation of `camera_at` with up = y, rows right, down, forward: (3, 3)."""
-    x, y, z = forward / np.linalg.norm(forward)
-    flat = np.hypot(x, z)
-    right, down = np.array([-z, 0.0, x]) / flat, np.array([x * y, -flat * flat, z * y]) / flat
-    c, s = np.cos(roll), np.sin(roll)
+    length = math.hypot(*forward)
+    x, y, z = (float(v) / length for v in forward)
+    flat, c, s = math.hypot(x, z), math.cos(roll), math.sin(roll)
+    right, down = np.array([[-z / flat, 0.0, x / flat], [x * y / flat, -flat, z * y / flat]])
     return np.stack([c * right - s * down, s * right + c * down, (x, y, z)])
 
 
 def _eye(target: np.ndarray, distance: float, direction: np.ndarray) -> np.ndarray:
     eye = target + distance * direction
     return np.array([eye[0], max(eye[1], LOWEST_EYE), eye[2]])
-
-
-def _extent(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return points.min(0), points.max(0)
 
 
 def sample_roll(rng: np.random.Generator) -> float:
@@ -203,8 +210,8 @@ def box_of(points: np.ndarray) -> np.ndarray:
 
 def full_box(camera: Camera, points: np.ndarray) -> np.ndarray:
     """The box around the whole body (points (N, 3) of its surface), also where it is hidden or outside the picture."""
-    seen = camera.to_camera(torch.as_tensor(points, dtype=torch.float32)[None])[0, :, 2].numpy() > 0.05
-    return box_of(pixels(camera, points[seen])) if seen.any() else np.zeros(4, np.float32)
+    spots, z = project(camera, points)
+    return box_of(spots[z > 0.05]) if (z > 0.05).any() else np.zeros(4, np.float32)
 
 
 def seen_box(mask: np.ndarray) -> np.ndarray:

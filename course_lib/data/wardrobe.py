@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from course_lib.data.face import skin_fields
-from course_lib.data.hair import add_hair, hairline_of
+from course_lib.data.hair import add_hair, hairline
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Body, Garment, Look, Person, load_body
 from course_lib.data.surfaces import (
@@ -127,9 +127,8 @@ def hang(along: np.ndarray, angle: np.ndarray, radius: np.ndarray, slope: float)
     grid = np.zeros((rows, sectors))
     np.maximum.at(grid, (row.round().astype(int), sector.round().astype(int) % sectors), radius)
     grid = fill_gaps(grid)
-    step = slope * (high - low) / rows
-    for index in range(1, rows):  # what is above holds what is below
-        grid[index] = np.maximum(grid[index], grid[index - 1] - step)
+    narrower = slope * (high - low) / rows * np.arange(rows)[:, None]
+    grid = np.maximum.accumulate(grid + narrower) - narrower  # what is above holds what is below
     grid = (np.roll(grid, 1, 1) + 2 * grid + np.roll(grid, -1, 1)) / 4
     r0, s0 = np.floor(row).astype(int).clip(0, rows - 2), np.floor(sector).astype(int) % sectors
     fr, fs, s1 = row - r0, sector - np.floor(sector), (s0 + 1) % sectors
@@ -311,12 +310,11 @@ def add_mannequin(builder: Builder) -> None:
 
 def add_head(builder: Builder, look: Look) -> None:
     """Eyes, teeth, tongue."""
-    pack, count = builder.body.pack, len(builder.template)
     face_neck = PART_IDS["Face_Neck"]
     pieces = (("eyes", "eye", face_neck), ("teeth_lower", "teeth", PART_IDS["Lower_Teeth"]))
     pieces += (("teeth_upper", "teeth", PART_IDS["Upper_Teeth"]), ("tongue", "tongue", PART_IDS["Tongue"]))
     for name, kind, part in pieces:
-        builder.add(Piece.whole(pack[f"faces_{name}"], count), Surface(kind, part, look, two_sided=kind == "lash"))
+        builder.add(uncut(name, builder.body), Surface(kind, part, look))
 
 
 @lru_cache(maxsize=64)
@@ -342,16 +340,21 @@ def add_skin(builder: Builder, look: Look, hidden: np.ndarray | None) -> None:
         faces = faces[~hidden[faces].all(1)]
     piece = Piece.whole(faces, len(builder.template))
     pack = builder.body.pack
-    columns = [pack["lips_upper"], pack["lips_lower"], hairline_of(builder), pack["nail"]]
+    columns = [pack["lips_upper"], pack["lips_lower"], hairline(builder.body), pack["nail"]]
     columns = np.column_stack([*columns, skin_fields()]).astype(np.float32)
     builder.add(piece, Surface("skin", None, look), extra=piece.base @ columns)
+
+
+@lru_cache(maxsize=16)
+def uncut(source: str, body: Body) -> Piece:
+    """A whole surface of the body's pack, such as the tights that garments are cut from."""
+    return Piece.whole(body.pack[f"faces_{source}"], len(body.model.template))
 
 
 @lru_cache(maxsize=24)
 def cut_garment(garment: Garment, body: Body) -> Piece:
     """The piece of tights or skirt that a garment is made of."""
-    source = "skirt" if garment.kind == "skirt" else "tights"
-    piece = Piece.whole(body.pack[f"faces_{source}"], len(body.model.template))
+    piece = uncut("skirt" if garment.kind == "skirt" else "tights", body)
     return cut_all(piece, body.model.template.numpy(), fields_of(garment, landmarks(body)))
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, diags
 from course_lib.chapters.cameras import Camera
 from course_lib.data import views
 from course_lib.data.backgrounds import Background, sample_background
-from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, visibility
+from course_lib.data.keypoints import FORMATS, available, regressor, seen, tolerance
 from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
 from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
@@ -310,7 +310,7 @@ def put_on_floor(actors: list[Actor], rng: np.random.Generator) -> list[PosedPeo
     frames = []
     for frame in range(len(actors[0].poses)):
         posed = pose_people([actor.at(frame) for actor in actors])
-        low = posed.vertices[:, surface()][..., 1].amin(1)  # (P,)
+        low = posed.vertices[..., 1].index_select(1, surface()).amin(1)  # (P,)
         rise = torch.tensor(lift) + sole_height(actors) - low
         for actor, up in zip(actors, rise, strict=True):
             actor.moves[frame, 1] += float(up)
@@ -673,17 +673,16 @@ def label_keypoints(
 ) -> list[dict[str, Keypoints]]:
     """Everyone's keypoints by format: 2 seen, 1 hidden, 0 outside the picture or not on this body (then NaN)."""
     matrix = keypoint_matrix(formats)
-    points = torch.stack([torch.from_numpy(matrix @ v.numpy()) for v in posed.vertices])  # (P, K, 3), format by format
+    points = np.stack([matrix @ v.numpy() for v in posed.vertices])  # (P, K, 3), format by format
     known, deep = keypoint_facts(formats)
-    seen = visibility(points, camera, picture["depth"], deep, picture["instances"]).numpy()
-    flat = points.flatten(0, 1)[None]
-    ahead = camera.to_camera(flat)[0, :, 2].view(seen.shape).numpy() > 0.02
-    spots = camera.project(flat)[0].view(*seen.shape, 2).numpy()
+    spots, z = views.project(camera, points.reshape(-1, 3))
+    spots, z = spots.reshape(*points.shape[:2], 2), z.reshape(points.shape[:2])
+    found, ahead = seen(spots, z, picture["depth"], deep, picture["instances"]), z > 0.02
     height, width = picture["depth"].shape
     inside = ((spots >= 0) & (spots < (width, height))).all(-1) & ahead & known
     spots = np.where((known & ahead)[..., None], spots, np.nan).astype(np.float32)
-    world = np.where(known[:, None], points.numpy(), np.nan).astype(np.float32)
-    visible, labels = np.where(inside, 1 + seen, 0).astype(np.uint8), []
+    world = np.where(known[:, None], points, np.nan).astype(np.float32)
+    visible, labels = np.where(inside, 1 + found, 0).astype(np.uint8), []
     cuts = np.cumsum([len(FORMATS[name]) for name in formats])[:-1]
     for person in range(len(spots)):
         parts = zip(*(np.split(values[person], cuts) for values in (spots, world, visible)), strict=True)
@@ -702,6 +701,6 @@ def keypoint_matrix(formats: tuple[str, ...]) -> csr_matrix:
 
 
 @lru_cache(maxsize=8)
-def keypoint_facts(formats: tuple[str, ...]) -> tuple[np.ndarray, torch.Tensor]:
+def keypoint_facts(formats: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """For the points of all formats: which this body has, and how far they may lie behind the z-buffer. (K,) each."""
-    return np.concatenate([available(name) for name in formats]), torch.cat([tolerance(name) for name in formats])
+    return np.concatenate([available(name) for name in formats]), np.concatenate([tolerance(name) for name in formats])
