@@ -127,14 +127,12 @@ class ShadowMap:
 LIGHT_DISTANCE = 40.0  # metres; far enough for nearly parallel rays
 
 
-def nearest(
-    vertices: Tensor, faces: Tensor, camera: Camera, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, Tensor]:
-    """The nearest face (H, W), -1 where there is none, and its depth there, in metres to 1e-5; vertices (1, V, 3) as
-    the camera sees them. Half of chapter 03's `rasterize`: no checks, and no barycentrics, which few samples need."""
-    points = camera.to_camera(vertices[None])
-    keys = nearest_faces(visible_triangles(points, faces, camera.K, size, NEAR), 1, size, 2**18)[0].numpy()
-    return keys.astype(np.int32), (keys >> 32).astype(np.int32).view(np.float32), points
+def nearest(points: Tensor, faces: Tensor, K: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest face (H, W), -1 where there is none, and its depth there, in metres to 1e-5, from points (1, V, 3) in
+    camera space and K (1, 3, 3). Half of chapter 03's `rasterize`: no checks, no barycentrics, which few samples need.
+    """
+    keys = nearest_faces(visible_triangles(points, faces, K, size, NEAR), 1, size, 2**18)[0].numpy()
+    return keys.astype(np.int32), (keys >> 32).astype(np.int32).view(np.float32)  # the key's lower and upper half
 
 
 def shadow_map(vertices: Tensor, faces: Tensor, lights: Lights, size: int = 192) -> ShadowMap:
@@ -146,7 +144,7 @@ def shadow_map(vertices: Tensor, faces: Tensor, lights: Lights, size: int = 192)
     focal = size / 2 * (LIGHT_DISTANCE - radius) / radius
     places = torch.from_numpy(np.stack([eye, centre]))
     camera = Camera.look_at(places[:1], places[1:], up=up, focal=focal, size=(size, size))
-    face, depth, _ = nearest(vertices, faces, camera, (size, size))
+    face, depth = nearest(camera.to_camera(vertices[None]), faces, camera.K, (size, size))
     return ShadowMap(np.pad(np.where(face >= 0, depth, np.inf), 1, constant_values=np.inf), camera, 2 * radius / size)
 
 

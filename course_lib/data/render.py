@@ -101,9 +101,8 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
         part["surface"] = part["surface"] + number
     columns = {name: [p[name] for p in parts] for name in parts[0]}
     arrays = {name: np.concatenate(columns.pop(name), -1) for name in ("outward", "surface")}
-    faces = torch.cat([f.T for f in columns.pop("faces")], 1).T
     joined = {name: torch.cat(values) for name, values in columns.items()}
-    return Scene(**joined, **arrays, faces=faces, surfaces=surfaces, owner=torch.tensor(owner))
+    return Scene(**joined, **arrays, surfaces=surfaces, owner=torch.tensor(owner))
 
 
 def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
@@ -142,17 +141,11 @@ def face_normals(vertices: Tensor, faces: Tensor) -> np.ndarray:
 # ---------------------------------------------------------------- what is seen where
 
 
-def scaled(camera: Camera, factor: int) -> Camera:
-    """The same view on a picture of `factor` times the size."""
-    K = camera.K.clone()
-    K[:, :2] *= factor
-    return Camera(K, camera.R, camera.t)
-
-
 @dataclass
 class Hits:
-    """Covered pixels (n,) and their S samples (S, n): whether covered, the face, its surface, the depth, and their row
-    and column in the picture of the camera `lens`; points (1, N, 3) are the scene's as that camera sees them."""
+    """Covered pixels (n,) and their S samples (S, n): whether covered, the face, its surface, the depth in metres, and
+    their row and column in the picture of samples; points (1, N, 3) are the scene's in camera space, which K (1, 3, 3)
+    projects onto that picture."""
 
     pixel: np.ndarray
     covered: np.ndarray
@@ -162,7 +155,7 @@ class Hits:
     row: np.ndarray
     column: np.ndarray
     points: Tensor
-    lens: Camera
+    K: Tensor
 
     def hidden(self, count: int) -> np.ndarray:
         """Which of `count` pixels show nothing of the background: (count,) bool."""
@@ -174,17 +167,19 @@ class Hits:
         """Where on their faces some samples are, counted in (S, n): barycentrics (M, 3), depth (M,)."""
         row, column, face = (torch.from_numpy(v.ravel().take(chosen)) for v in (self.row, self.column, self.face))
         seen = torch.zeros_like(face), row, column, face
-        barycentric, depth = pixel_barycentrics(self.points, faces, self.lens.K, seen)
+        barycentric, depth = pixel_barycentrics(self.points, faces, self.K, seen)
         return barycentric.T, depth.numpy()
 
 
 def visible_samples(scene: Scene, front: np.ndarray, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
     ids = np.flatnonzero(front | scene.two_sided())
-    top, bottom, left, right = window(scene.vertices, camera, behind.shape)
-    height, width = bottom - top, right - left
-    lens, faces = scaled(shifted(camera, top, left), factor), scene.faces.T.index_select(1, torch.from_numpy(ids)).T
-    face, depth, points = nearest(scene.vertices, faces, lens, (height * factor, width * factor))
+    points = camera.to_camera(scene.vertices[None])
+    top, bottom, left, right = window(points[0].numpy(), camera.K[0], behind.shape)
+    height, width, K = bottom - top, right - left, camera.K - torch.tensor([[0.0, 0, left], [0, 0, top], [0, 0, 0]])
+    K[:, :2] *= factor
+    faces = scene.faces.index_select(0, torch.from_numpy(ids))
+    face, depth = nearest(points, faces, K, (height * factor, width * factor))
     blocks, depth = (  # all pixels' first samples, their second ones, ...
         values.reshape(height, factor, width, factor).transpose(1, 3, 0, 2).reshape(factor**2, -1)
         for values in (face, depth)
@@ -198,28 +193,21 @@ def visible_samples(scene: Scene, front: np.ndarray, camera: Camera, factor: int
     covered = (face >= 0) & (depth < behind.numpy().ravel().take(pixel) + 0.05)
     face = ids.take(face.clip(0))
     surface = np.where(covered, scene.surface.take(face), -1)
-    return Hits(pixel, covered, face, surface, depth, rows, columns, points, lens)
+    return Hits(pixel, covered, face, surface, depth, rows, columns, points, K)
 
 
-def window(points: Tensor, camera: Camera, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of the part of a picture that holds all points (N, 3); the whole if one is near."""
+def window(points: np.ndarray, K: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of the part of a picture that holds all points (N, 3) in camera space; the whole if
+    one is near."""
     height, width = size
-    x, y, z = camera.R[0].numpy() @ points.numpy().T + camera.t[0].numpy()[:, None]
+    x, y, z = points.T
     if z.min() < 0.05:
         return 0, height, 0, width
-    (fx, _, cx), (_, fy, cy), _ = camera.K[0].tolist()
+    (fx, _, cx), (_, fy, cy), _ = K.tolist()
     x, y = x / z * fx + cx, y / z * fy + cy
     top, bottom, left, right = math.floor(y.min()), math.ceil(y.max()), math.floor(x.min()), math.ceil(x.max())
     top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
     return top, min(max(bottom, top + 1), height), left, min(max(right, left + 1), width)
-
-
-def shifted(camera: Camera, top: int, left: int) -> Camera:
-    """The same view on the part of a picture that begins at row `top` and column `left`."""
-    K = camera.K.clone()
-    K[:, 0, 2] -= left
-    K[:, 1, 2] -= top
-    return Camera(K, camera.R, camera.t)
 
 
 def first_alike(kind: np.ndarray) -> np.ndarray:

@@ -313,7 +313,6 @@ class Builder:
         self.columns["fields"] = [np.pad(f, ((0, 0), (0, 8 - f.shape[1]))) for f in self.columns["fields"]]
         base, weights = (sparse.vstack(self.columns.pop(name), format="csr") for name in ("base", "weights"))
         arrays = {key: np.concatenate(values) for key, values in self.columns.items()}
-        corners = torch.from_numpy(np.ascontiguousarray(arrays["faces"].T, np.int64))  # all first ones, all second ones
         attributes = np.column_stack([arrays["rest"], arrays["fields"]]).astype(np.float32)
         displacement, free = (torch.from_numpy(arrays[k].astype(np.float32)) for k in ("displacement", "free"))
         skirt = torch.from_numpy(np.concatenate(self.skirt)) if self.skirt else torch.zeros(0, dtype=torch.long)
@@ -327,7 +326,7 @@ class Builder:
             displacement=displacement,
             weights=weights,
             free=free,
-            faces=corners.T,
+            faces=torch.from_numpy(arrays["faces"].astype(np.int64)),
             surface=arrays["surface"].astype(np.int64),
             attributes=torch.from_numpy(attributes),
             classes=classes,
