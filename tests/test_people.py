@@ -17,6 +17,7 @@ from course_lib.data.parts import MIRROR, PART_COLOURS, PART_IDS, PART_NAMES, co
 from course_lib.data.person import load_body, pose_people, sample_person
 from course_lib.data.render import gather_scene, render_scene
 from course_lib.data.surfaces import Piece, cut, landmarks, pose_mesh
+from course_lib.data.views import project
 from course_lib.data.wardrobe import HIDE_MARGIN, dress, fields_of
 
 SIZE = (128, 128)
@@ -330,7 +331,8 @@ def test_keypoints_and_their_visibility():
     nose = names.index("nose")
     for camera, seen in ((camera_at(posed.vertices[0].mean(0)), True), (back_camera, False)):
         result = render_scene([person], camera, SIZE, lights, posed=posed)
-        visible = kp.visibility(points, camera, result["depth"], kp.tolerance("coco17"), result["instances"])
+        spots, z = project(camera, points[0].numpy())
+        visible = kp.visibility(spots[None], z[None], result["depth"], kp.tolerance("coco17"), result["instances"])
         assert bool(visible[0, nose]) is seen
         assert visible[0, names.index("left_ankle")]
     with pytest.raises(ValueError, match="unknown keypoint format"):

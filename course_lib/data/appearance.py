@@ -5,7 +5,6 @@ import numpy as np
 from course_lib.data.fabric import paint_cloth
 from course_lib.data.face import eye_centre, eye_distance, face_points
 from course_lib.data.hair import STYLES
-from course_lib.data.lighting import cross, dot, unit
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Look
 from course_lib.data.surfaces import Surface
@@ -13,8 +12,6 @@ from course_lib.data.texture import (
     Paint,
     Samples,
     bell,
-    column,
-    distance,
     edge,
     fine_noise3,
     linear,
@@ -26,6 +23,7 @@ from course_lib.data.texture import (
     tilt,
     to_world,
 )
+from course_lib.data.vectors import as_column, cross, distance, dot, unit
 
 FACE_NECK, HAIR = PART_IDS["Face_Neck"], PART_IDS["Hair"]
 
@@ -43,7 +41,7 @@ def paint_skin(style: Look, s: Samples, paint: Paint) -> None:
     albedo = eyelids(style, s.rest, albedo)
     albedo = hair_on_skin(style, s.rest, albedo, strokes, above + 0.002 * fine, area)
     albedo = mix(albedo, linear(style.lips) * (1 + 0.06 * strokes), lip * (0.72 + 0.28 * style.makeup))
-    pale = albedo * 0.6 + column((0.18, 0.11, 0.095))
+    pale = albedo * 0.6 + as_column((0.18, 0.11, 0.095))
     varnish = pale if style.nails is None else linear(style.nails)
     paint.albedo = mix(albedo, varnish, nail * (0.7 if style.nails is None else 1.0))
     paint.normal = tilt(s, slope * (0.016 * ramp(0.0012, 0.0004, s.footprint)))
@@ -65,13 +63,13 @@ def bare_skin(style: Look, s: Samples, fine: np.ndarray) -> np.ndarray:
     darkness = 1 - min(float(base.mean()), 0.6) / 0.6
     albedo = base * (1 + 0.035 * noise3(p, 28.0)[0] + 0.02 * fine)
     red = s.fields[6] * style.blush * (1 - 0.5 * darkness)
-    albedo = mix(albedo, albedo * column((1.05, 0.78, 0.76)), red)
+    albedo = mix(albedo, albedo * as_column((1.05, 0.78, 0.76)), red)
     palm = ramp(0.1, -0.7, rest_normal_y(s)) * ramp(0.0, 0.03, np.abs(p[0]) - face["wrist"])
-    albedo = mix(albedo, base * 0.5 + column((0.21, 0.125, 0.095)), palm * (0.3 + 0.4 * darkness))
+    albedo = mix(albedo, base * 0.5 + as_column((0.21, 0.125, 0.095)), palm * (0.3 + 0.4 * darkness))
     if not style.freckles:
         return albedo
     spots = ramp(1.2, 1.9, noise3(p, 420.0)[0]) * ramp(0.07, 0.02, distance(p, face["nose"]))
-    return mix(albedo, albedo * column((0.72, 0.55, 0.45)), spots * style.freckles)
+    return mix(albedo, albedo * as_column((0.72, 0.55, 0.45)), spots * style.freckles)
 
 
 def eyelids(style: Look, p: np.ndarray, albedo: np.ndarray) -> np.ndarray:
@@ -79,9 +77,9 @@ def eyelids(style: Look, p: np.ndarray, albedo: np.ndarray) -> np.ndarray:
     face = face_points()
     if style.makeup:
         lid = ramp(0.0, 0.006, p[1] - face["eye"][1] - 0.002) * ramp(0.02, 0.011, eye_distance(p, face))
-        albedo = mix(albedo, albedo * column((0.55, 0.42, 0.45)), lid * style.makeup * 0.6)
+        albedo = mix(albedo, albedo * as_column((0.55, 0.42, 0.45)), lid * style.makeup * 0.6)
     line = ramp(0.0165, 0.0140, distance(p, eye_centre(p, face)))
-    return mix(albedo, albedo * column((0.45, 0.36, 0.34)), line * (0.75 + 0.25 * style.makeup))
+    return mix(albedo, albedo * as_column((0.45, 0.36, 0.34)), line * (0.75 + 0.25 * style.makeup))
 
 
 def hair_on_skin(
@@ -132,16 +130,16 @@ def paint_eye(style: Look, s: Samples, paint: Paint) -> None:
     pixel = s.footprint / 0.0145
     rays = noise(angle * 9.5, radius * 9)[0]
     iris = linear(style.iris) * (1.05 + 0.45 * rays).clip(0.4, 1.8)
-    iris = mix(iris, iris * column((1.5, 1.15, 0.7)), ramp(0.26, 0.17, radius) * 0.6)
+    iris = mix(iris, iris * as_column((1.5, 1.15, 0.7)), ramp(0.26, 0.17, radius) * 0.6)
     iris = mix(iris * 1.15, iris * 0.22, ramp(0.35, 0.44, radius))
-    white = column((0.56, 0.53, 0.505)) * (1 - 0.28 * ramp(0.45, 0.95, radius))
-    white = white * column((1.0, 0.94, 0.92)) ** (ramp(0.4, 0.9, radius) * 1.5)
+    white = as_column((0.56, 0.53, 0.505)) * (1 - 0.28 * ramp(0.45, 0.95, radius))
+    white = white * as_column((1.0, 0.94, 0.92)) ** (ramp(0.4, 0.9, radius) * 1.5)
     albedo = mix(iris, white, edge(radius - 0.435, pixel + 0.03))
     albedo = mix(np.float32(0.006), albedo, edge(radius - 0.175, pixel + 0.03))
     paint.albedo = albedo * (0.3 + 0.7 * ramp(0.52, 0.0, ball[1]))  # the upper lid's shade
     paint.normal = unit(to_world(s, ball))
     paint.specular, paint.gloss = 0.10, 320.0
-    glint = unit(s.view + column((0.25, 0.55, 0.0)))
+    glint = unit(s.view + as_column((0.25, 0.55, 0.0)))
     half = unit(s.view + glint)
     spark = dot(paint.normal, half).clip(0.8) ** 350
     paint.albedo = paint.albedo + 1.5 * spark
@@ -152,7 +150,7 @@ def paint_teeth(style: Look, s: Samples, paint: Paint) -> None:
     """Ivory with gaps between the teeth."""
     angle = np.arctan2(s.rest[0], s.rest[2] - face_points()["eye"][2] + 0.032)
     gap = ramp(0.88, 1.0, 1 - np.abs(np.cos(angle * 25)))
-    paint.albedo = mix(column((0.70, 0.66, 0.56)), column((0.40, 0.33, 0.27)), gap * 0.6) * 0.85
+    paint.albedo = mix(as_column((0.70, 0.66, 0.56)), as_column((0.40, 0.33, 0.27)), gap * 0.6) * 0.85
     paint.specular, paint.gloss = 0.06, 90.0
     paint.normal, paint.open = s.normal, 0.6
 
@@ -161,7 +159,7 @@ def paint_tongue(style: Look, s: Samples, paint: Paint) -> None:
     """Wet, rough, with a furrow."""
     bumps, slope = noise3(s.rest, 900.0)
     furrow = ramp(0.004, 0.0, np.abs(s.rest[0]))
-    paint.albedo = column((0.46, 0.16, 0.16)) * (1 + 0.08 * bumps - 0.25 * furrow)
+    paint.albedo = as_column((0.46, 0.16, 0.16)) * (1 + 0.08 * bumps - 0.25 * furrow)
     paint.specular, paint.gloss = 0.06, 60.0
     paint.normal, paint.flesh, paint.open = tilt(s, slope * 0.05), 1.0, 0.4
 
@@ -180,7 +178,7 @@ def strand_place(style: Look, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray,
         x = x + 0.035 * (style.parting or 0.6)
     if combed == "back":
         around = np.arctan2(x, np.maximum(y + 0.12, 0.02))
-        return around * 0.11, z, column((0.0, -0.25, -1.0))
+        return around * 0.11, z, as_column((0.0, -0.25, -1.0))
     azimuth = np.arctan2(x, z - z0)
     away = np.stack([np.sin(azimuth), -0.25 - 8 * (0.08 - y).clip(0), np.cos(azimuth)])
     return azimuth * 0.10, y, away
@@ -190,7 +188,7 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
     """Hair on the scalp and falling from it; a `tail` has coordinates of its own (around, along) in fields."""
     if tail:
         across, along = s.fields[2] * 0.19, s.fields[3] * 0.3
-        away = column((0.0, -1.0, -0.2))
+        away = as_column((0.0, -1.0, -0.2))
     else:
         across, along, away = strand_place(style, s.rest)
     if STYLES[style.hair_style].combed == "curls":
@@ -201,7 +199,7 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
     tangent = tangent - dot(tangent, paint.normal) * paint.normal
     paint.tangent = unit(tangent)
     paint.albedo *= np.where(s.inside, np.float32(0.45), np.float32(1.0))
-    paint.flesh = np.full_like(across, 0.3)
+    paint.flesh = 0.3
     if not tail:
         thin_hairline(style, s, paint, strands)
 
@@ -236,7 +234,7 @@ def paint_curls(style: Look, s: Samples, paint: Paint) -> np.ndarray:
     fine = tight * ramp(0.002, 0.0006, s.footprint)
     paint.albedo = strand_colour(style, 0.9 * rings, fine, noise3(s.rest, 45.0)[0], 0.28)
     paint.normal = tilt(s, (slope * 0.30 + tight_slope * 0.18) * ramp(0.004, 0.001, s.footprint))
-    paint.strand = np.full_like(fine, 0.25)
+    paint.strand = 0.25
     return fine + 0.25 * rings
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
+from course_lib.data.vectors import as_column, unit
 
 KINDS = ("room", "outdoors", "studio")
 NOISE_SIZE = 512
@@ -25,7 +26,7 @@ class Background(Protocol):
     """Anything that a camera can see behind people."""
 
     def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Colour (H, W, 3), camera depth (H, W) and world normal (H, W, 3)."""
+        """Colour (H, W, 3) as on a screen, camera depth (H, W) in metres (inf: sky) and world normal (H, W, 3)."""
         ...
 
 
@@ -70,11 +71,6 @@ def odd(i: np.ndarray) -> np.ndarray:
     return i - 2 * np.floor(i / 2)
 
 
-def rgb(colour: Colour) -> np.ndarray:
-    """A colour as (3, 1), to go with (3, N)."""
-    return np.array(colour, np.float32)[:, None]
-
-
 @dataclass(frozen=True)
 class Surface:
     """A painted surface: a pattern's name, its two colours (RGB), its scale in metres and an offset of its own."""
@@ -88,7 +84,7 @@ class Surface:
     def colour(self, u: np.ndarray, v: np.ndarray, blur: np.ndarray) -> np.ndarray:
         """Colours (3, N) at u, v (N,) metres; blur (N,) metres is the size of a pixel there: smaller detail fades."""
         amount, brightness = PATTERNS[self.pattern](u + self.shift, v + 1.7 * self.shift, self.scale, blur)
-        first, second = rgb(self.first), rgb(self.second)
+        first, second = as_column(self.first), as_column(self.second)
         return ((first + amount * (second - first)) * brightness).clip(0, 1)
 
 
@@ -210,12 +206,6 @@ def _parting(direction: np.ndarray) -> np.ndarray:
     return np.where(np.abs(direction) < 1e-6, np.float32(1e-6), direction)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (3, N) at unit length; zero stays zero."""
-    x, y, z = vectors
-    return vectors / np.maximum(np.sqrt(x * x + y * y + z * z), 1e-12)
-
-
 def _pictures(
     size: tuple[int, int], colour: np.ndarray, depth: np.ndarray, normal: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,7 +251,7 @@ class Room:
         turn = self._turn().numpy()
         origin, direction = rays(camera, size)
         origin, direction = turn.T @ origin, _parting(turn.T @ direction)  # (3, N) in the room's own axes
-        low, high = rgb((self.low[0], 0.0, self.low[1])), rgb((self.high[0], self.height, self.high[1]))
+        low, high = as_column((self.low[0], 0.0, self.low[1])), as_column((self.high[0], self.height, self.high[1]))
         x, y, z = np.maximum((np.where(direction > 0, high, low) - origin) / direction, 0.05)  # distances
         depth = np.minimum(np.minimum(x, y), z)
         axis = np.where(depth == x, 0, np.where(depth == y, 1, 2)).astype(np.int8)
@@ -288,7 +278,7 @@ class Room:
 
     def _wall(self, wall: int, surface: Surface, along: np.ndarray, y: np.ndarray, blur: np.ndarray) -> np.ndarray:
         """One wall with its skirting board, windows and pictures."""
-        colour = np.where(y < 0.1, rgb(self.skirting), surface.colour(along, y, blur))
+        colour = np.where(y < 0.1, as_column(self.skirting), surface.colour(along, y, blur))
         colour *= 0.55 + 0.45 * np.sqrt((4 * y).clip(0, 1))  # corners get less light
         for panel in self.panels:
             if panel.wall == wall:
@@ -304,7 +294,7 @@ class Room:
         if not len(near):
             return
         shaded = 0.85 * colour.take(near, 1)  # a soft shadow around the frame
-        colour[:, near] = np.where(margin[near] > 0, rgb(panel.frame), shaded)
+        colour[:, near] = np.where(margin[near] > 0, as_column(panel.frame), shaded)
         ids = np.flatnonzero(margin > 0.06)
         colour[:, ids] = panel.surface.colour(along[ids] - panel.left, y[ids] - panel.bottom, blur[ids])
 
@@ -341,30 +331,30 @@ class Outdoors:
         """Ground below the horizon, silhouettes around, sky above."""
         origin, direction = rays(camera, size)
         direction = _parting(direction)
-        unit, below = _unit(direction), direction[1] < -1e-3
-        colour, depth = np.empty_like(unit), np.full(unit.shape[1], np.inf, np.float32)
-        normal = np.zeros_like(unit)
+        towards, below = unit(direction), direction[1] < -1e-3
+        colour, depth = np.empty_like(towards), np.full(towards.shape[1], np.inf, np.float32)
+        normal = np.zeros_like(towards)
         up, down = np.flatnonzero(~below), np.flatnonzero(below)
-        colour[:, up] = self._sky(unit.take(up, 1))
+        colour[:, up] = self._sky(towards.take(up, 1))
         ahead = direction.take(down, 1)
         depth[down] = floor = -origin[1] / ahead[1]
         colour[:, down] = self._floor(origin, ahead, floor, float(camera.K[0, 0, 0]))
         normal[1] = below
         for silhouette in self.silhouettes:
-            self._stand(silhouette, origin, direction, unit, colour, depth, normal)
+            self._stand(silhouette, origin, direction, towards, colour, depth, normal)
         return _pictures(size, colour, depth, normal)
 
-    def _sky(self, unit: np.ndarray) -> np.ndarray:
+    def _sky(self, towards: np.ndarray) -> np.ndarray:
         """Colours (3, N) of the sky in the unit directions."""
-        height, horizon = unit[1].clip(0, 1), rgb(self.horizon)
-        sky = horizon + np.sqrt(height) * (rgb(self.zenith) - horizon)
-        glow = (np.float32(self.sun) @ unit).clip(0, 1)
+        height, horizon = towards[1].clip(0, 1), as_column(self.horizon)
+        sky = horizon + np.sqrt(height) * (as_column(self.zenith) - horizon)
+        glow = (np.float32(self.sun) @ towards).clip(0, 1)
         halo = 0.25 * ((glow**2) ** 2) ** 2 + 0.6 * np.maximum(glow, 0.82) ** 400  # 1e-35 and more: fast numbers
-        sky += halo * rgb((1.0, 0.9, 0.7))
-        x, z = unit[::2] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
+        sky += halo * as_column((1.0, 0.9, 0.7))
+        x, z = towards[::2] / (height + 0.12)  # clouds on a flat layer, closer together towards the horizon
         cloud = noise(x + self.shift, z, 6.0, smooth=True) + 0.35 * (noise(x, z + self.shift, 1.7, smooth=True) - 0.5)
         cover = 0.9 * ((cloud - 1 + self.clouds) * 3).clip(0, 1) * (height * 6).clip(0, 1)
-        return (sky + cover * (rgb((0.96, 0.96, 0.97)) * (0.8 + 0.2 * height) - sky)).clip(0, 1)
+        return (sky + cover * (as_column((0.96, 0.96, 0.97)) * (0.8 + 0.2 * height) - sky)).clip(0, 1)
 
     def _floor(self, origin: np.ndarray, direction: np.ndarray, depth: np.ndarray, focal: float) -> np.ndarray:
         """The ground's colours; far away it takes on the colour of the horizon."""
@@ -372,14 +362,14 @@ class Outdoors:
         blur = depth / focal / (np.abs(direction[1]) + 0.02)
         ground = self.ground.colour(x, z, np.minimum(blur, 10))
         haze = (1 - np.exp(np.maximum(-depth / 90, -40))) * 0.8
-        return ground + haze * (rgb(self.horizon) - ground)
+        return ground + haze * (as_column(self.horizon) - ground)
 
     def _stand(
         self,
         what: Silhouette,
         origin: np.ndarray,
         direction: np.ndarray,
-        unit: np.ndarray,
+        towards: np.ndarray,
         colour: np.ndarray,
         depth: np.ndarray,
         normal: np.ndarray,
@@ -394,15 +384,15 @@ class Outdoors:
         paint, top = _SILHOUETTES[what.kind](turn, y[ids], what)
         seen = y[ids] < top
         ids, paint = ids[seen], paint[:, seen]
-        colour[:, ids] = paint + min(0.75, what.distance / 260) * (rgb(self.horizon) - paint)
+        colour[:, ids] = paint + min(0.75, what.distance / 260) * (as_column(self.horizon) - paint)
         depth[ids] = distance[ids]
-        normal[:, ids] = np.stack([-unit[0, ids] * 0.6, np.full(len(ids), 0.8), -unit[2, ids] * 0.6])
+        normal[:, ids] = np.stack([-towards[0, ids] * 0.6, np.full(len(ids), 0.8), -towards[2, ids] * 0.6])
 
 
 def _hills(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarray, np.ndarray]:
     """A ridge. `turn` goes from 0 to 1 around the horizon, and what is drawn meets itself there."""
     ridge = noise(2 * turn, np.full_like(turn, what.shift), 1.0, smooth=True)
-    paint = rgb(what.colour) * (0.8 + 0.4 * noise(30 * turn, y / 40, 1.0, 1))
+    paint = as_column(what.colour) * (0.8 + 0.4 * noise(30 * turn, y / 40, 1.0, 1))
     return paint.clip(0, 1), what.height * (0.25 + 0.75 * ridge)
 
 
@@ -417,7 +407,7 @@ def _trees(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarra
     crown = radius < 0.72 + 0.75 * (leaves - 0.4)
     trunk = (np.abs(x) < 0.07) & (y < 0.4 * what.height)
     light = (0.55 + 0.75 * (leaves - 0.2) + 0.25 * (y / what.height)) * (0.8 + 0.4 * cell_noise(cell, cell))
-    paint = np.where(crown, rgb(what.colour) * light, rgb((0.27, 0.2, 0.15)))
+    paint = np.where(crown, as_column(what.colour) * light, as_column((0.27, 0.2, 0.15)))
     return paint.clip(0, 1), np.where(crown | trunk, np.inf, -1.0)
 
 
@@ -427,11 +417,11 @@ def _houses(turn: np.ndarray, y: np.ndarray, what: Silhouette) -> tuple[np.ndarr
     cell = np.floor(place) + round(what.shift)
     top = what.height * (0.45 + 0.55 * cell_noise(cell, cell + 3))
     tint = np.stack([cell_noise(cell + k, cell) for k in (1, 2, 3)])
-    front = rgb(what.colour) * (0.75 + 0.5 * tint)
+    front = as_column(what.colour) * (0.75 + 0.5 * tint)
     x, floor = 6 * place, y / 3.0
     column, row = np.floor(x), np.floor(floor)
     pane = (np.abs(x - column - 0.5) < 0.27) & (np.abs(floor - row - 0.5) < 0.28) & (y < top - 0.8)
-    paint = np.where(pane, rgb((0.25, 0.32, 0.4)) + 0.3 * cell_noise(column, row), front)
+    paint = np.where(pane, as_column((0.25, 0.32, 0.4)) + 0.3 * cell_noise(column, row), front)
     return paint.clip(0, 1), top
 
 
@@ -460,10 +450,10 @@ class Studio:
         rise = (np.where(floor < wall, reach - 0.75, 0.25 + point[1] / self.radius) * 2).clip(0, 1)
         rise = rise * rise * (3 - 2 * rise)
         inward = -point / np.maximum(reach * self.radius, 1e-12)
-        normal = _unit(np.stack([0.6 * rise * inward[0], 1 - 0.5 * rise, 0.6 * rise * inward[2]]))
+        normal = unit(np.stack([0.6 * rise * inward[0], 1 - 0.5 * rise, 0.6 * rise * inward[2]]))
         light = (1 - self.falloff * ((point[1] / 3) ** 2 + 0.3 * reach**2)).clip(0.4, 1)
         speckle = 1 + 0.02 * (noise(point[0], point[2] + point[1], 2.0, 2) - 0.5)
-        return _pictures(size, (rgb(self.colour) * (light * speckle)).clip(0, 1), depth, normal)
+        return _pictures(size, (as_column(self.colour) * (light * speckle)).clip(0, 1), depth, normal)
 
 
 def hsv(

@@ -11,7 +11,6 @@ from course_lib.data.texture import (
     Paint,
     Samples,
     bell,
-    column,
     edge,
     fine_noise3,
     linear,
@@ -22,6 +21,7 @@ from course_lib.data.texture import (
     rest_normal_y,
     tilt,
 )
+from course_lib.data.vectors import as_column
 
 
 @dataclass
@@ -94,9 +94,9 @@ def checks(garment: Garment, s: Samples, place: Place) -> np.ndarray:
 
 def dots(garment: Garment, s: Samples, place: Place) -> np.ndarray:
     """Discs on a staggered grid."""
-    row = place.along / garment.scale
-    column = place.turns * whole_repeats(place, garment.scale) + 0.5 * (np.floor(row) % 2)
-    away = np.hypot(row - np.floor(row) - 0.5, column - np.floor(column) - 0.5)
+    along = place.along / garment.scale
+    around = place.turns * whole_repeats(place, garment.scale) + 0.5 * (np.floor(along) % 2)
+    away = np.hypot(along - np.floor(along) - 0.5, around - np.floor(around) - 0.5)
     return edge(0.24 - away, s.footprint / garment.scale)
 
 
@@ -190,9 +190,9 @@ def folds(garment: Garment, s: Samples, place: Place) -> np.ndarray:
     if garment.kind in ("sock", "shoe", "belt", "cap", "beanie"):
         return noise3(s.rest, 30.0)[1] * 0.05
     if garment.kind == "skirt":
-        stretch = column((1.0, 0.12, 1.0))
+        stretch = as_column((1.0, 0.12, 1.0))
     else:  # creases run around a limb, diagonally over the trunk
-        stretch = np.where(place.limb, column((1.0, 0.35, 0.35)), column((0.55, 0.8, 0.55)))
+        stretch = np.where(place.limb, as_column((1.0, 0.35, 0.35)), as_column((0.55, 0.8, 0.55)))
     value, wide = noise3(s.rest * stretch, 13.0)
     _, narrow = noise3(s.rest * stretch + 0.02 * value, 34.0)
     return (wide * 0.20 + narrow * 0.13) * stretch * (s.fields[2] * (0.35 + 0.65 * garment.fit))

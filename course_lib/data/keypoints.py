@@ -14,9 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from course_lib.chapters.bodies import JOINT_NAMES
-from course_lib.chapters.cameras import Camera
 from course_lib.data.person import load_body
-from course_lib.data.views import project
 from course_lib.paths import OPEN_BODY_PACK
 
 CLOTHES = 0.035  # metres: how far clothes and hair may lie over a visible keypoint
@@ -84,36 +82,28 @@ def keypoints(vertices: Tensor, name: str) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def depth_under_skin(name: str) -> Tensor:
+def depth_under_skin(name: str) -> np.ndarray:
     """How deep each point lies inside the template: (K,) metres to the nearest vertex of the skin."""
     body = load_body()
     skin = np.unique(body.model.faces.numpy() if body.pack is None else body.pack["faces_body"])
     points = keypoints(body.model.template[None], name)[0].numpy()
     distance, _ = cKDTree(body.model.template.numpy()[skin]).query(points)
-    return torch.from_numpy(distance.astype(np.float32))
+    return distance.astype(np.float32)
 
 
-def tolerance(name: str) -> Tensor:
+def tolerance(name: str) -> np.ndarray:
     """How far a visible point of a format may lie behind the z-buffer: (K,) metres."""
     return 1.4 * depth_under_skin(name) + CLOTHES
 
 
-def visibility(points: Tensor, camera: Camera, depth: np.ndarray, tolerance: Tensor | float, instances=None) -> Tensor:
-    """Which points (P, K, 3) are seen: inside the picture and not behind its z-buffer (H, W) by more than `tolerance`
-    metres, (K,) or one number. With instances (H, W), a point on another person's pixel is hidden. (P, K) bool."""
-    spots, z = project(camera, points.reshape(-1, 3).numpy())
-    shape, limit = points.shape[:2], torch.as_tensor(tolerance).numpy()
-    return torch.from_numpy(seen(spots.reshape(*shape, 2), z.reshape(shape), depth, limit, instances))
-
-
-def seen(spots: np.ndarray, z: np.ndarray, depth: np.ndarray, tolerance: np.ndarray, instances=None) -> np.ndarray:
-    """`visibility` of points at pixels (P, K, 2) and depths (P, K)."""
+def visibility(
+    spots: np.ndarray, z: np.ndarray, depth: np.ndarray, tolerance: np.ndarray, instances: np.ndarray
+) -> np.ndarray:
+    """Which points at pixels `spots` (P, K, 2) and depths z (P, K) are seen, (P, K) bool: in the picture, not behind
+    its z-buffer (H, W) by more than `tolerance` (K,) metres, and not on another person's pixel of instances (H, W)."""
     height, width = depth.shape
     inside = (z > 0) & (spots >= 0).all(-1) & (spots < (width, height)).all(-1)
     spots = np.nan_to_num(spots)
     row, column = (spots[..., i].clip(0, n - 1).astype(np.int64) for i, n in ((1, height), (0, width)))
-    found = inside & (z <= depth[row, column] + tolerance)
-    if instances is None:
-        return found
-    owner = instances[row, column]
-    return found & ((owner == 0) | (owner == np.arange(1, len(z) + 1)[:, None]))
+    owner, own = instances[row, column], np.arange(1, len(z) + 1)[:, None]
+    return inside & (z <= depth[row, column] + tolerance) & ((owner == 0) | (owner == own))

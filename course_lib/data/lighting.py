@@ -1,7 +1,7 @@
 """Light: a key light that casts shadows, sky and ground all around, lamps that fill; and how surfaces answer.
 
 All colours here are linear (proportional to light), never the gamma-coded values of a picture. Vectors are in the world
-(y up, metres). Points, normals and colours are numpy arrays (3, N), a row a coordinate or colour.
+(y up, metres). Points, normals and colours are columns, (3, N), as in `vectors`.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import NEAR, nearest_faces, visible_triangles
+from course_lib.data.vectors import as_column, dot, unit
 
 Vector = tuple[float, float, float]
 KINDS = ("sun", "overcast", "indoor", "studio", "dusk", "coloured")
@@ -172,24 +173,9 @@ def sun_visibility(shadow: ShadowMap, points: np.ndarray, normals: np.ndarray, l
 # ---------------------------------------------------------------- shading
 
 
-def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Scalar products of the columns of a and b, (3, N) each: (N,)."""
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cross products of the columns of a and b, (3, N) each: (3, N)."""
-    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (3, N) at unit length; zero stays zero."""
-    return vectors / np.sqrt(np.maximum(dot(vectors, vectors), 1e-24))
-
-
 def ambient(lights: Lights, normals: np.ndarray) -> np.ndarray:
     """Light from all around, by where normals (3, N) point: sky from above, ground from below. (3, N)."""
-    sky, ground = np.float32(lights.sky_colour)[:, None], np.float32(lights.ground_colour)[:, None]
+    sky, ground = as_column(lights.sky_colour), as_column(lights.ground_colour)
     return (sky + ground) / 2 + (sky - ground) / 2 * normals[1]
 
 

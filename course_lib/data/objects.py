@@ -87,7 +87,6 @@ def box(
     return _mesh(corners * np.array(size) / 2 + np.array(centre), faces, colour, normals)
 
 
-@lru_cache(maxsize=32)
 def _tube(rings: int, sides: int) -> np.ndarray:
     """Faces (F, 3) between rings of vertices."""
     a = np.arange((rings - 1) * sides).reshape(-1, sides)

@@ -165,12 +165,12 @@ class PosedPeople:
     rest_joints: Tensor
 
 
-def stack(arrays: list[np.ndarray], width: int | None = None) -> Tensor:
-    """A list of arrays as one float tensor (P, ...); vectors are cut or filled with zeros up to `width`."""
-    rows = [np.asarray(a, np.float32) for a in arrays]
-    if width is not None:
-        rows = [np.pad(r[:width], (0, max(0, width - len(r)))) for r in rows]
-    return torch.from_numpy(np.stack(rows))
+def stack(vectors: list[np.ndarray], width: int) -> Tensor:
+    """Vectors as one float tensor (P, width), each cut or filled with zeros."""
+    rows = np.zeros((len(vectors), width), np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        row[: len(vector)] = vector[:width]
+    return torch.from_numpy(rows)
 
 
 def rest_people(people: list[Person], body: Body) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,31 +16,17 @@ from torch import Tensor
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import pixel_barycentrics
 from course_lib.data.appearance import paint_surface
-from course_lib.data.lighting import Lights, ShadowMap, cross, dot, nearest, shadow_map, to_linear, unit
+from course_lib.data.backgrounds import Background
+from course_lib.data.lighting import Lights, ShadowMap, nearest, shadow_map, to_linear
+from course_lib.data.objects import ObjectMesh
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
 from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh, renumber
 from course_lib.data.texture import Paint, Samples
+from course_lib.data.vectors import cross, dot, unit
 from course_lib.data.wardrobe import dress
 from course_lib.threads import one_thread
-
-
-class Background(Protocol):
-    """What stands behind people: colours (H, W, 3) as on a screen, depth (H, W) in metres (inf: sky, shown as it is),
-    world normals (H, W, 3)."""
-
-    def render(self, camera: Camera, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]: ...
-
-
-class ObjectMesh(Protocol):
-    """A coloured thing in world coordinates: vertices (V, 3), faces (F, 3), colours (V, 3), normals (V, 3)."""
-
-    vertices: Tensor
-    faces: Tensor
-    colours: Tensor
-    normals: Tensor
-
 
 OBJECT = Surface("object", 0, None, two_sided=True)
 _SKIN_PARTS = np.array([PART_IDS[name] for name in SKIN_CLASSES])
@@ -249,7 +234,7 @@ class Shaded:
 
 def shade_hits(
     scene: Scene, hits: Hits, front: np.ndarray, camera: Camera, lights: Lights, shadow: ShadowMap, every: bool
-):
+) -> tuple[Shaded, np.ndarray]:
     """Colour the samples of all pixels; unless `every`, those of one pixel and surface share their first one's colour.
 
     Returns the results (M of them) and which of them each sample (S, n) has.
@@ -309,7 +294,9 @@ def paint_object(s: Samples) -> Paint:
     return Paint(albedo=to_linear(s.rest.clip(0, 1)), normal=s.normal, specular=0.02)
 
 
-def decide_part(painted, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points) -> np.ndarray:
+def decide_part(
+    painted: np.ndarray | int, stretches: list[tuple[Surface, slice]], scene: Scene, points: Points
+) -> np.ndarray:
     """The classes of some surfaces' samples: what was painted, else the surface's own, or for skin the joints'."""
     usual = []
     for surface, rows in stretches:

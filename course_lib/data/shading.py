@@ -9,23 +9,30 @@ from course_lib.data.lighting import (
     ShadowMap,
     ambient,
     blinn,
-    dot,
     strand_highlight,
     sun_visibility,
     to_linear,
     tone_map,
     wrapped,
 )
-from course_lib.data.texture import Paint, column, distance
+from course_lib.data.texture import Paint
+from course_lib.data.vectors import as_column, distance, dot
 
-_FLESH = column((0.38, 0.16, 0.10))  # how far light reaches around an edge of skin: red farthest
+_FLESH = as_column((0.38, 0.16, 0.10))  # how far light reaches around an edge of skin: red farthest
 
 
 def light(
-    paint: Paint, position: np.ndarray, geometric: np.ndarray, view: np.ndarray, occlusion, lights: Lights, shadow
+    paint: Paint,
+    position: np.ndarray,
+    geometric: np.ndarray,
+    view: np.ndarray,
+    occlusion: np.ndarray,
+    lights: Lights,
+    shadow: ShadowMap,
 ) -> np.ndarray:
-    """Screen colours (3, M) of painted samples under all lights."""
-    normal, sun, sunlight = paint.normal, column(lights.sun_direction), column(lights.sun_colour)
+    """Screen colours (3, M) of painted samples under all lights. position, geometric (the mesh's own normals) and view
+    (3, M) in the world, occlusion (M,) 1 open, 0 closed."""
+    normal, sun, sunlight = paint.normal, as_column(lights.sun_direction), as_column(lights.sun_colour)
     seen = sun_visibility(shadow, position, geometric, lights)
     wrap, cosine, around = paint.flesh * _FLESH, dot(normal, sun), ambient(lights, normal)
     diffuse = wrapped(cosine, wrap) * seen ** (1 - 0.4 * wrap)
@@ -40,12 +47,12 @@ def light(
     total += paint.sheen * cubed * occlusion * np.sqrt(paint.albedo) * around
     hairy = np.flatnonzero(paint.strand > 0)
     if len(hairy):
-        total[:, hairy] += hair_light(paint, view, seen, sun, sunlight, lights, hairy)
+        total[:, hairy] += hair_light(paint, view, seen, lights, hairy)
     for lamp in lights.points:
-        towards = column(lamp.position) - position
+        towards = as_column(lamp.position) - position
         squared = dot(towards, towards)
         towards /= np.sqrt(squared)
-        fall = column(lamp.colour) / squared
+        fall = as_column(lamp.colour) / squared
         total += paint.albedo * wrapped(dot(normal, towards), wrap) * fall * occlusion
         total += fresnel * blinn(normal, view, towards, paint.gloss) * fall
     return tone_map(total, lights.exposure)
@@ -57,14 +64,17 @@ def bounced(occlusion: np.ndarray, albedo: np.ndarray) -> np.ndarray:
     return np.maximum(occlusion, ((occlusion * a + b) * occlusion + c) * occlusion)
 
 
-def hair_light(paint: Paint, view, seen, sun, sunlight, lights: Lights, rows: np.ndarray) -> np.ndarray:
-    """Two highlights of strands: a white one, a coloured one nearer the tips (Marschner et al. 2003, simplified)."""
+def hair_light(paint: Paint, view: np.ndarray, seen: np.ndarray, lights: Lights, rows: np.ndarray) -> np.ndarray:
+    """Light (3, N) from the strands of the samples `rows` (N,): a white highlight, a coloured one nearer the tips
+    (Marschner et al. 2003, simplified) and the sky. view (3, M), seen (M,) the share of the key light of all samples.
+    """
+    sun, sunlight = as_column(lights.sun_direction), as_column(lights.sun_colour)
     tangent, strand, colour = (v.take(rows, -1) for v in (paint.tangent, paint.strand, paint.albedo))
     view, above = view.take(rows, 1), (dot(paint.normal.take(rows, 1), sun) * 2 + 0.4).clip(0, 1)  # faded in
     first = strand_highlight(tangent, view, sun, 0.06 * strand, 180.0)
     second = strand_highlight(tangent, view, sun, -0.10 * strand, 40.0)
-    overhead = strand_highlight(tangent, view, column((0.0, 1.0, 0.0)), 0.05 * strand, 60.0)
-    sky = overhead * strand * column(lights.sky_colour) * (0.02 + 0.25 * colour)
+    overhead = strand_highlight(tangent, view, as_column((0.0, 1.0, 0.0)), 0.05 * strand, 60.0)
+    sky = overhead * strand * as_column(lights.sky_colour) * (0.02 + 0.25 * colour)
     return strand * seen[rows] * above * sunlight * (0.035 * first + 0.45 * second * colour) + sky
 
 
@@ -83,14 +93,14 @@ def shade_background(
 ) -> np.ndarray:
     """Light a background (H, W), its shadows and the darkness around feet included: (3, H W). Sky (depth inf) stays as
     it is, and so do pixels that are `hidden` (H W) behind people. joints (P, 55, 3)."""
-    depth, picture = depth.numpy(), np.ascontiguousarray(colour.numpy().reshape(-1, 3).T)
+    depth, picture = depth.numpy(), colour.numpy().transpose(2, 0, 1).reshape(3, -1).copy()
     solid = np.isfinite(depth) & (depth > 0)
     rows = np.flatnonzero(solid if hidden is None else solid.ravel() & ~hidden)
     if not len(rows):
         return picture
     albedo = to_linear(picture.take(rows, 1).clip(0, 1))
-    normals, points = normal.numpy().reshape(-1, 3).T.take(rows, 1), points_of(depth, camera, rows)
-    received = wrapped(dot(normals, column(lights.sun_direction)), 0.0) * column(lights.sun_colour)
+    normals, points = normal.numpy().transpose(2, 0, 1).reshape(3, -1).take(rows, 1), points_of(depth, camera, rows)
+    received = wrapped(dot(normals, as_column(lights.sun_direction)), 0.0) * as_column(lights.sun_colour)
     around = ambient(lights, normals) + lamp_light(lights, points, normals)
     if shadow is not None:
         received *= background_visibility(shadow, points, normals, lights)
@@ -103,9 +113,9 @@ def lamp_light(lights: Lights, points: np.ndarray, normals: np.ndarray) -> np.nd
     """What all lamps send to points (3, N) with normals (3, N): (3, N), or 0 without lamps."""
     total = np.zeros((3, 1), np.float32)
     for lamp in lights.points:
-        away = column(lamp.position) - points
+        away = as_column(lamp.position) - points
         squared = np.maximum(dot(away, away), 0.09)  # no nearer than 0.3 m
-        total = total + (dot(normals, away) / (squared * np.sqrt(squared))).clip(0) * column(lamp.colour)
+        total = total + (dot(normals, away) / (squared * np.sqrt(squared))).clip(0) * as_column(lamp.colour)
     return total
 
 

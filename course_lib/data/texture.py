@@ -1,10 +1,8 @@
 """Tools that paint pixels: soft steps and edges, noise that sticks to the body.
 
 A painter sees the interpolated REST position of a pixel (template coordinates), so patterns stick to the cloth and
-pupils turn with the eyes. All randomness comes from one fixed noise picture, looked up at those coordinates.
-
-Arrays are numpy, float32, a row a coordinate or colour: (3, N). A surface has some hundred pixels, and for so few
-numpy's operations take a third of torch's time, and half of the time with (3, N) instead of (N, 3).
+pupils turn with the eyes. All randomness comes from one fixed noise picture, looked up at those coordinates. Arrays are
+float32; points, directions and colours are columns, (3, N), as in `vectors`.
 """
 
 from dataclasses import dataclass, fields
@@ -13,7 +11,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from course_lib.data.lighting import dot, to_linear, unit
+from course_lib.data.lighting import to_linear
+from course_lib.data.vectors import as_column, dot, unit
 
 
 @dataclass
@@ -65,15 +64,10 @@ class Paint:
 # ---------------------------------------------------------------- small tools
 
 
-def column(colour: tuple[float, float, float]) -> np.ndarray:
-    """Three numbers as (3, 1), to go with (3, N)."""
-    return np.array(colour, np.float32)[:, None]
-
-
 @lru_cache(maxsize=512)
 def linear(colour: tuple[float, float, float]) -> np.ndarray:
     """A screen colour (3, 1) as linear light. Not to be changed in place."""
-    return to_linear(column(colour))
+    return to_linear(as_column(colour))
 
 
 def ramp(low: float, high: float, x: np.ndarray) -> np.ndarray:
@@ -87,19 +81,13 @@ def bell(squared: np.ndarray) -> np.ndarray:
     return np.exp(-np.minimum(squared, 40))
 
 
-def distance(points: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """From points (3, N) to one point (3, 1) or as many: (N,) metres."""
-    away = points - centre
-    return np.sqrt(dot(away, away))
-
-
 def edge(x: np.ndarray, width: np.ndarray) -> np.ndarray:
     """0 where x < 0, 1 where x > 0, softened over `width`: one pixel, so that patterns do not flicker."""
     return (x / np.maximum(width, 1e-6) + 0.5).clip(0, 1)
 
 
 def mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """a (3, N) or (3, 1) towards b by share (N,)."""
+    """a towards b, (3, N), (3, 1) or one number each, by share (N,)."""
     return a + (b - a) * share
 
 

@@ -208,9 +208,9 @@ def box_of(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points.min(0), points.max(0)]).astype(np.float32)
 
 
-def full_box(camera: Camera, points: np.ndarray) -> np.ndarray:
-    """The box around the whole body (points (N, 3) of its surface), also where it is hidden or outside the picture."""
-    spots, z = project(camera, points)
+def full_box(spots: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The box (4,) around the whole body, also where it is hidden or outside the picture; its surface is seen at pixels
+    `spots` (N, 2) in depths z (N,)."""
     return box_of(spots[z > 0.05]) if (z > 0.05).any() else np.zeros(4, np.float32)
 
 

@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix, diags
 from course_lib.chapters.cameras import Camera
 from course_lib.data import views
 from course_lib.data.backgrounds import Background, sample_background
-from course_lib.data.keypoints import FORMATS, available, regressor, seen, tolerance
+from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, visibility
 from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
 from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
@@ -486,9 +486,8 @@ def own_view(rng: np.random.Generator, wearer: Actor, size: tuple[int, int]) -> 
     """The camera on somebody's forehead, if it sees one of the own hands."""
     joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
     camera = views.egocentric(rng, joints, rotations, size)
-    hands = torch.tensor(joints[[INDEX["left_middle1"], INDEX["right_middle1"]]], dtype=torch.float32)[None]
-    spots, ahead = camera.project(hands)[0], camera.to_camera(hands)[0, :, 2] > 0.05
-    inside = (spots > 0).all(1) & (spots < torch.tensor([size[1], size[0]])).all(1) & ahead
+    spots, z = views.project(camera, joints[[INDEX["left_middle1"], INDEX["right_middle1"]]])
+    inside = (spots > 0).all(1) & (spots < (size[1], size[0])).all(1) & (z > 0.05)
     return camera if inside.any() else None
 
 
@@ -649,10 +648,11 @@ def label_people(
     points = label_keypoints(picture, camera, posed, formats)
     labels = []
     for number, person in enumerate(scene.people[frame]):
-        mine, skin = picture["instances"] == number + 1, posed.vertices[number, surface()[::20]].numpy()
+        mine = picture["instances"] == number + 1
+        spots, z = views.project(camera, posed.vertices[number, surface()[::20]].numpy())  # some of the skin
         labels.append(PersonLabel(
             identity=scene.identities[number], pose_family=scene.families[number],
-            box=views.seen_box(mine), full_box=views.full_box(camera, skin), seen_share=seen_share(mine, camera, skin),
+            box=views.seen_box(mine), full_box=views.full_box(spots, z), seen_share=seen_share(mine, spots),
             keypoints=points[number],
             pose=person.pose.astype(np.float32), shape=person.betas.astype(np.float32),
             expression=person.expression.astype(np.float32), translation=person.translation.astype(np.float32),
@@ -660,9 +660,10 @@ def label_people(
     return labels
 
 
-def seen_share(mine: np.ndarray, camera: Camera, skin: np.ndarray) -> float:
-    """Share of the body's points inside the picture that fall on the person's own pixels."""
-    spots = np.floor(views.pixels(camera, skin)).astype(int)
+def seen_share(mine: np.ndarray, spots: np.ndarray) -> float:
+    """Share of the body's points, at pixels `spots` (N, 2), inside the picture that fall on the person's own pixels,
+    `mine` (H, W) bool."""
+    spots = np.floor(spots).astype(int)
     height, width = mine.shape
     inside = (spots >= 0).all(1) & (spots[:, 0] < width) & (spots[:, 1] < height)
     return round(float(mine[spots[inside, 1], spots[inside, 0]].mean()), 4) if inside.any() else 0.0
@@ -677,7 +678,7 @@ def label_keypoints(
     known, deep = keypoint_facts(formats)
     spots, z = views.project(camera, points.reshape(-1, 3))
     spots, z = spots.reshape(*points.shape[:2], 2), z.reshape(points.shape[:2])
-    found, ahead = seen(spots, z, picture["depth"], deep, picture["instances"]), z > 0.02
+    found, ahead = visibility(spots, z, picture["depth"], deep, picture["instances"]), z > 0.02
     height, width = picture["depth"].shape
     inside = ((spots >= 0) & (spots < (width, height))).all(-1) & ahead & known
     spots = np.where((known & ahead)[..., None], spots, np.nan).astype(np.float32)
