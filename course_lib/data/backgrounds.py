@@ -374,7 +374,9 @@ class Outdoors:
         depth: np.ndarray,
         normal: np.ndarray,
     ) -> None:
-        """Paints a silhouette over colour, depth and normal in place, on a cylinder around the camera."""
+        """Paints a silhouette over colour (3, N), depth (N,), normal (3, N) in place, on a cylinder around the camera.
+
+        direction (3, N) are the rays at camera depth 1, `towards` the same at unit length."""
         distance = what.distance / np.hypot(direction[0], direction[2])  # camera depth of the cylinder
         y = origin[1] + distance * direction[1]
         ids = np.flatnonzero((y > -0.05) & (y < what.height * 1.3) & (distance < depth))

@@ -464,9 +464,10 @@ class Skeleton:
     def _measure(self, rest: np.ndarray) -> np.ndarray:
         """Radius of every capsule: the median distance of its skin to its axis, (C,) metres."""
         start, end = self._ends(np.tile(np.eye(3), (55, 1, 1)), self.joints)
-        points = [rest[ids] for ids in _capsule_vertices()]
-        distances = [segment_distances(p, p, a[None], b[None]) for p, a, b in zip(points, start, end, strict=True)]
-        return np.array([np.median(d) if len(d) else 0.05 for d in distances])
+        ids = _capsule_vertices()
+        counts, points = [len(own) for own in ids], rest[np.concatenate(ids)]
+        distances = segment_distances(points, points, start.repeat(counts, 0), end.repeat(counts, 0))
+        return np.array([np.median(d) if len(d) else 0.05 for d in np.split(distances, np.cumsum(counts)[:-1])])
 
     def _ends(self, rotations: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """World rotations (55, 3, 3) and joints (55, 3) -> both ends of every capsule, (C, 3) each."""

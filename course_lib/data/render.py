@@ -22,9 +22,9 @@ from course_lib.data.objects import ObjectMesh
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
 from course_lib.data.person import Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
-from course_lib.data.surfaces import DressedMesh, Surface, pose_mesh, renumber
+from course_lib.data.surfaces import DressedMesh, Surface, face_normals, pose_mesh, renumber
 from course_lib.data.texture import Paint, Samples
-from course_lib.data.vectors import cross, dot, unit
+from course_lib.data.vectors import dot, unit
 from course_lib.data.wardrobe import dress
 from course_lib.threads import one_thread
 
@@ -93,7 +93,7 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
 def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
     """The columns of a Scene for one dressed person."""
     placed = pose_mesh(mesh, posed, index)
-    outward = face_normals(placed.vertices, mesh.faces)
+    outward = face_normals(placed.vertices.numpy(), mesh.faces.numpy())
     normals = torch.from_numpy(mesh.fans @ np.ascontiguousarray(outward.T))
     return {
         "vertices": placed.vertices, "normals": normals, "attributes": mesh.attributes, "classes": mesh.classes,
@@ -111,16 +111,9 @@ def object_part(thing: ObjectMesh) -> dict[str, Tensor]:
     return {
         "vertices": vertices, "normals": normals, "attributes": torch.cat([colours, torch.ones(n, 8)], 1),
         "classes": torch.zeros(n, len(SKIN_CLASSES)), "turns": torch.eye(3).flatten().expand(n, 9), "faces": faces,
-        "outward": face_normals(vertices, faces), "surface": np.zeros(len(faces), np.int64),
+        "outward": face_normals(vertices.numpy(), faces.numpy()), "surface": np.zeros(len(faces), np.int64),
         "casting": faces,
     }  # fmt: skip
-
-
-def face_normals(vertices: Tensor, faces: Tensor) -> np.ndarray:
-    """Normals (3, F) of faces, twice their area long."""
-    points = np.ascontiguousarray(vertices.numpy().T)
-    a, b, c = (points.take(corner, 1) for corner in faces.T.numpy())
-    return cross(b - a, c - a)
 
 
 # ---------------------------------------------------------------- what is seen where
@@ -264,6 +257,7 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
     packed = torch.cat([scene.attributes, scene.vertices, scene.normals], 1)
     values = blend_corners(packed, points.corners, points.barycentric).T.contiguous().numpy()
     attributes, position, normal = values[:11], values[11:14], values[14:]
+    baked = attributes[4]  # ambient occlusion: 1 open, 0 closed
     view = unit(camera.center[0, :, None].numpy() - position)
     normal = facing_normal(normal, view, points.inside)
     footprint = points.depth / float(camera.K[0, 0, 0])
@@ -279,7 +273,7 @@ def shade_points(scene: Scene, points: Points, camera: Camera, lights: Lights, s
         own = paint_object(s) if kind == "object" else paint_surface(alike[0][0], s)
         own.part = decide_part(own.part, alike, scene, points)
         paint.put(rows, own)
-    occlusion = attributes[4] + (1 - attributes[4]) * paint.open
+    occlusion = baked + (1 - baked) * paint.open
     return Shaded(light(paint, position, normal, view, occlusion, lights, shadow), paint.part, normal)
 
 

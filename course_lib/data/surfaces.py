@@ -16,6 +16,7 @@ from torch import Tensor
 from course_lib.chapters.bodies import JOINT_NAMES
 from course_lib.data.parts import SKIN_CLASSES, joint_class
 from course_lib.data.person import Body, Garment, Look, Person, PosedPeople, blend_transforms, rest_people
+from course_lib.data.vectors import cross
 
 JOINT = {name: index for index, name in enumerate(JOINT_NAMES)}
 FAR = 9.0  # metres: farther than any hem
@@ -53,6 +54,12 @@ def renumber(ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return flags.nonzero()[0], (np.cumsum(flags) - 1)[ids]
 
 
+def corners_inside(faces: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """How many corners of each face (F, 3) are flagged by inside (N,) bool: (F,) in 0..3."""
+    a, b, c = (inside.view(np.int8).take(corner) for corner in faces.T)
+    return a + b + c
+
+
 def split_edges(faces: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Faces that a cut crosses -> corners (M, 3), the one alone on its side first, and whether that one is inside."""
     flags = inside[faces]  # (M, 3)
@@ -67,7 +74,7 @@ def cut(piece: Piece, values: np.ndarray, crossing: Callable[[np.ndarray], np.nd
 
     Where an edge crosses is found by interpolating values, or by crossing(edges (E, 2)) -> shares (E,) of the way."""
     inside = values > 0
-    count = inside[piece.faces].sum(1)
+    count = corners_inside(piece.faces, inside)
     if (count == 3).all():
         return Piece(piece.base, piece.faces, np.minimum(piece.hem, values.clip(0)))
     crossed, alone_inside = split_edges(piece.faces[(count == 1) | (count == 2)], inside)
@@ -216,10 +223,16 @@ def all_fans(body: Body) -> sparse.csr_matrix:
     return face_fans(all_faces(body), len(body.model.template))
 
 
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Normals (3, F) of faces (F, 3) of vertices (V, 3), twice their area long."""
+    points = np.ascontiguousarray(vertices.T)
+    a, b, c = (points.take(corner, 1) for corner in faces.T)
+    return cross(b - a, c - a)
+
+
 def mesh_normals(vertices: np.ndarray, faces: np.ndarray, fans: sparse.csr_matrix) -> np.ndarray:
     """Unit normals (V, 3), zero for vertices of no face; fans (V, F) are the faces around each vertex."""
-    a, b, c = (vertices.take(faces[:, i], 0) for i in range(3))
-    total = fans @ np.cross(b - a, c - a)
+    total = fans @ np.ascontiguousarray(face_normals(vertices, faces).T)
     return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
@@ -389,8 +402,8 @@ def with_rim(piece: Piece, moved: np.ndarray, builder: Builder, thickness: float
     inner = (len(piece.hem) + local).astype(piece.faces.dtype)
     a, b, c, d = edges[:, 0], edges[:, 1], inner[:, 0], inner[:, 1]
     faces = np.concatenate([piece.faces, np.stack([b, a, c], 1), np.stack([b, c, d], 1)])
-    normals = piece.base[ring] @ builder.shape.normals
-    base = sparse.vstack([piece.base, piece.base[ring]], format="csr")
+    rows = piece.base[ring]
+    normals, base = rows @ builder.shape.normals, sparse.vstack([piece.base, rows], format="csr")
     hem = np.concatenate([piece.hem, np.full(len(ring), 1e-4, np.float32)])
     return Piece(base, faces, hem), np.concatenate([moved, moved[ring] - thickness * normals]).astype(np.float32)
 

@@ -20,6 +20,7 @@ from course_lib.data.surfaces import (
     Piece,
     Shape,
     Surface,
+    corners_inside,
     cut_all,
     landmarks,
     renumber,
@@ -337,7 +338,7 @@ def add_skin(builder: Builder, look: Look, hidden: np.ndarray | None) -> None:
     """The skin that garments leave open."""
     faces = builder.body.pack["faces_body"]
     if hidden is not None:
-        faces = faces[~hidden[faces].all(1)]
+        faces = faces[corners_inside(faces, hidden) < 3]
     piece = Piece.whole(faces, len(builder.template))
     pack = builder.body.pack
     columns = [pack["lips_upper"], pack["lips_lower"], hairline(builder.body), pack["nail"]]
@@ -381,7 +382,7 @@ def add_garment(builder: Builder, garment: Garment, hidden: np.ndarray | None, s
     piece = cut_garment(garment, builder.body)
     if hidden is not None:
         covered = (piece.base @ hidden.astype(np.float32)) > 0.99
-        piece = Piece(piece.base, piece.faces[~covered[piece.faces].all(1)], piece.hem).compact()
+        piece = Piece(piece.base, piece.faces[corners_inside(piece.faces, covered) < 3], piece.hem).compact()
     if not len(piece.faces):
         return
     moved = displacement(piece, garment, builder.shape, builder.template, seed)
