@@ -390,6 +390,7 @@ def test_a_killed_worker_is_told_with_its_shards_and_ends_the_others(folder, tol
     started = workers()
     for worker in started:
         worker.send_signal(signal.SIGINT)  # Ctrl-C, where the parent wants to end its step first
+        worker.send_signal(signal.SIGTERM)  # and a cluster's way to stop a job
     for _ in range(8):
         next(batches)
     os.kill(killed, signal.SIGKILL)

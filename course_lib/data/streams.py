@@ -25,6 +25,7 @@ from course_lib.recipe import Batch
 Prepare = Callable[[Sample, np.random.Generator], Batch]
 Transform = Callable[[Batch, torch.Generator], Batch]
 ORDER, SHUFFLE, PREPARE = 1, 2, 3  # what random numbers are for: those of one purpose never follow from another's
+GRACE = 300  # seconds that a worker goes on after SIGTERM
 
 
 def torch_generator(*numbers: int) -> torch.Generator:
@@ -296,5 +297,9 @@ class LaneReader(IterableDataset):
 
 
 def start_worker(worker: int) -> None:
-    """Ctrl-C is the parent's business, which ends the workers. (DataLoader gives each of them one torch thread.)"""
+    """Signals are the parent's business, which ends the workers. (DataLoader gives each of them one torch thread.)
+
+    A cluster sends SIGTERM to every process, but the parent needs batches to end its step: the worker stays a while."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
