@@ -1,9 +1,13 @@
 """The command `course`. Everything heavy is imported where it is used, so that help and lists come at once."""
 
+import contextlib
+import functools
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +20,8 @@ OPTIONS = {"no_args_is_help": True, "add_completion": False, "pretty_exceptions_
 app = typer.Typer(**OPTIONS)
 data_app = typer.Typer(**OPTIONS, help="The body, and labelled pictures of people.")
 app.add_typer(data_app, name="data")
+launch_app = typer.Typer(**OPTIONS, help="A paper's run: its plan, its proof, its script; or a run on this machine.")
+app.add_typer(launch_app, name="launch")
 
 
 class Edition(StrEnum):
@@ -262,6 +268,138 @@ def data_info(path: Annotated[Path, typer.Argument(help="A folder of shards, or 
         typer.echo(info(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise stop(error) from None
+
+
+# ------------------------------------------------------------------------------------------------- launches
+def named_job(
+    chapter: Annotated[str, typer.Argument(help="A chapter's number or name, or a module with CONFIGS and recipe.")],
+    config: Annotated[str, typer.Argument(help="One of the chapter's CONFIGS.")],
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs, and processes, on each.")] = 8,
+    gpu: Annotated[str | None, typer.Option(help="Such as A100-80GB; default: the paper's.")] = None,
+    parallel: Annotated[str | None, typer.Option(help="fsdp, hsdp or ddp; default: hsdp on several nodes.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value.")] = None,
+):
+    """The job that these options name."""
+    from course_lib import launch
+    from course_lib.launch.jobs import parse_settings
+
+    return launch.job(chapter, config, nodes, gpus_per_node, gpu=gpu, parallel=parallel, **parse_settings(settings))
+
+
+def script_options(
+    data: Annotated[list[Path] | None, typer.Option(help="Folder of shards; may be given several times.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/CONFIG.")] = None,
+    time: Annotated[str, typer.Option(help="Of one turn, as Slurm writes it.")] = "24:00:00",
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm's account.")] = None,
+    container: Annotated[str | None, typer.Option(help="Image for srun (pyxis).")] = None,
+    setup: Annotated[list[str] | None, typer.Option(help="A line of shell before the run.")] = None,
+) -> dict[str, object]:
+    """What goes into the script beside the job."""
+    lists = {"data": data or [], "setup": setup or []}
+    return lists | {"out": out, "time": time, "partition": partition, "account": account, "container": container}
+
+
+def launching(*makers: Callable) -> Callable:
+    """The command gets what the makers return, and their options beside its own. Code 2 for what was typed wrongly,
+    1 for what failed, 130 for Ctrl-C."""
+
+    def decorate(command: Callable) -> Callable:
+        own = list(inspect.signature(command).parameters.values())[len(makers) :]
+        shared = [list(inspect.signature(maker).parameters.values()) for maker in makers]
+
+        @functools.wraps(command)
+        def wrapped(**options) -> None:
+            with launch_errors():
+                taken = [{each.name: options.pop(each.name) for each in part} for part in shared]
+                made = [maker(**part) for maker, part in zip(makers, taken, strict=True)]
+                command(*made, **options)
+
+        everything = [each for part in (*shared, own) for each in part]
+        wrapped.__signature__ = inspect.Signature(everything)
+        wrapped.__annotations__ = {each.name: each.annotation for each in everything}
+        return wrapped
+
+    return decorate
+
+
+@contextlib.contextmanager
+def launch_errors() -> Iterator[None]:
+    from course_lib.launch import ProofFailed
+
+    try:
+        yield
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except (ProofFailed, OSError, subprocess.CalledProcessError) as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop("stopped", 130) from None
+
+
+@launch_app.command("plan")
+@launching(named_job)
+def launch_plan(
+    job, utilisation: Annotated[float, typer.Option(help="Assumed share of the GPUs' peak, 0 to 1.")] = 0.4
+) -> None:
+    """What the run costs: FLOPs, memory of a GPU, days; beside it what the paper says."""
+    typer.echo(job.plan(utilisation))
+
+
+@launch_app.command("prove")
+@launching(named_job)
+def launch_prove(
+    job, simulate: Annotated[str | None, typer.Option(help="Simulate this configuration, and run nothing.")] = None
+) -> None:
+    """Simulate one step on all GPUs; then lose a process of a real run of two, and see it recover."""
+    typer.echo(job.prove(simulate))
+
+
+@launch_app.command("script")
+@launching(named_job, script_options)
+def launch_script(job, options) -> None:
+    """Print the file for sbatch."""
+    typer.echo(job.script(**options), nl=False)
+
+
+@launch_app.command("submit")
+@launching(named_job, script_options)
+def launch_submit(job, options, dry_run: Annotated[bool, typer.Option(help="Only print it.")] = False) -> None:
+    """Print the command and the file, then hand it to sbatch."""
+    job.submit(dry_run, **options)
+
+
+@launch_app.command("run")
+def launch_run(
+    chapter: str,
+    config: str,
+    processes: Annotated[int, typer.Option(help="On this machine.")] = 2,
+    data: Annotated[list[Path] | None, typer.Option(help="Folder of shards; may be given several times.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/CONFIG.")] = None,
+    parallel: Annotated[str, typer.Option(help="ddp, fsdp or hsdp.")] = "ddp",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another value.")] = None,
+    restarts: Annotated[int, typer.Option(help="After a process was lost.")] = 0,
+) -> None:
+    """Train here, with torchrun; the same command goes on where a stopped run was."""
+    with launch_errors():
+        from course_lib.launch.prove import child_environment, torchrun
+        from course_lib.launch.worker import check_source
+
+        job = named_job(chapter, config, 1, processes, "A100-80GB", parallel, settings)
+        check_source(job.chapter, data)
+        words = [*job.arguments(), "--out", str(out or Path("runs", config))]
+        words += ["--data", *map(str, data)] if data else []
+        process = subprocess.Popen(torchrun(processes, restarts, *words), env=child_environment())
+    interrupted = False
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # torchrun got it too: its processes save and leave
+            interrupted = True
+    if interrupted:
+        raise stop("stopped: the same command goes on from the newest checkpoint", 130)
+    raise typer.Exit(process.returncode)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
