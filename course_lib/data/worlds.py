@@ -5,7 +5,7 @@ Picture i of (world, split, seed) depends on these four alone, so it does not ma
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -61,6 +61,17 @@ class World:
     framings: dict[str, float] = field(default_factory=lambda: {"full": 1, "upper": 1, "face": 1})
     smooth: bool = False  # geometry as a scanner sees it: smoothed, no thin structures
     families: tuple[str, ...] = ()  # kinds of poses; all if empty
+    together: float = 0.6  # share of full framings that show everybody, not one person
+    spread: float = 1.0  # of people over the floor, as a factor
+    in_front: float = 0.3  # share of objects that are tried between the camera and the people,
+    aside: float = 0.4  # so many metres (a standard deviation) off the line between them
+    hidden: tuple[float, float] = (0.0, 0.45)  # share of the people that objects hide: least (tried for) and most
+    # What some worlds of `course_lib.data.gallery` do in their own way:
+    cast: Callable[[list[int], int, str], list[int]] | None = None  # seed, identities, split -> who may appear
+    become: Callable[[str, Person], tuple[str, Person]] | None = None  # a name and a person -> who they are here
+    thing: Callable[[np.random.Generator, bool, bool], ObjectMesh] = sample_object  # outdoors, low -> an object
+    pose: Callable[[np.random.Generator, Skeleton], tuple[str, np.ndarray]] | None = None  # -> its kind, pose (55, 3)
+    reshape: Callable[[PosedPeople, list[str], list[Person]], PosedPeople] | None = None  # people once they are posed
 
 
 WORLDS = {
@@ -100,11 +111,14 @@ class Scene:
 
 def world_named(name: str, split: str = "train") -> World:
     """The world of a name. UnknownWorld if there is none, or no such split."""
-    if name not in WORLDS:
-        raise UnknownWorld(f"there is no world {name!r}: use one of {', '.join(WORLDS)}")
+    worlds = WORLDS
+    if name.startswith("gallery-"):
+        from course_lib.data.gallery import WORLDS as worlds  # which is built on this module
+    if name not in worlds:
+        raise UnknownWorld(f"there is no world {name!r}: use one of {', '.join(worlds)}")
     if split not in SPLITS:
         raise UnknownWorld(f"there is no split {split!r}: use one of {', '.join(SPLITS)}")
-    return WORLDS[name]
+    return worlds[name]
 
 
 def scene_rng(world: str, split: str, seed: int, index: int) -> np.random.Generator:
@@ -132,8 +146,10 @@ def cast(world: World, name: str, split: str, seed: int, index: int) -> list[int
     """The numbers of the people who may appear in scene `index`: those of its block."""
     if world.identities <= CAST:
         return list(range(world.identities))
-    rng = np.random.default_rng([0xCA57, zlib.crc32(name.encode()), SPLITS.index(split), seed, index // BLOCK[split]])
-    return rng.choice(world.identities, CAST, replace=False).tolist()
+    block = [0xCA57, zlib.crc32(name.encode()), SPLITS.index(split), seed, index // BLOCK[split]]
+    if world.cast:
+        return world.cast(block, world.identities, split)
+    return np.random.default_rng(block).choice(world.identities, CAST, replace=False).tolist()
 
 
 @dataclass
@@ -202,15 +218,25 @@ def action_names() -> list[str]:
 def sample_actor(rng: np.random.Generator, world: World, split: str, number: int, motion: str, frames: int) -> Actor:
     """Person `number` of a split in a pose or a motion, at the origin, not yet turned."""
     name, person = identity(split, number)
+    if world.become:
+        name, person = world.become(name, person)
     person = dataclasses.replace(person, expression=sample_expression(rng, len(person.expression), action_names()))
     actor = Actor(name, person, motion, np.zeros((1, 55, 3)), np.zeros((1, 3)), float(rng.uniform(-np.pi, np.pi)))
     if motion == "still":
-        actor.family = sample_family(rng) if not world.families else str(rng.choice(world.families))
-        actor.poses = np.repeat(sample_pose(rng, actor.family, actor.skeleton)[None], frames, 0)
+        actor.family, pose = still_pose(rng, world, actor.skeleton)
+        actor.poses = np.repeat(pose[None], frames, 0)
         actor.moves = np.zeros((frames, 3))
     else:
         actor.poses, actor.moves = sample_sequence(rng, motion, frames, actor.skeleton)
     return actor
+
+
+def still_pose(rng: np.random.Generator, world: World, skeleton: Skeleton) -> tuple[str, np.ndarray]:
+    """A kind of pose that the world has, and a pose (55, 3) of that kind."""
+    if world.pose:
+        return world.pose(rng, skeleton)
+    family = sample_family(rng) if not world.families else str(rng.choice(world.families))
+    return family, sample_pose(rng, family, skeleton)
 
 
 def _arm_pose(rng: np.random.Generator, left: str, right: str, hands: str = "relaxed") -> np.ndarray:
@@ -299,17 +325,20 @@ def sample_actors(
     for actor in actors[len(placed) :]:
         actor.turn()
         actor.moves = actor.moves + (0, standing_height(actor), 0)
-        if not placed or place_beside(rng, actor, placed, 1.1 + 0.35 * len(actors)):
+        if not placed or place_beside(rng, actor, placed, (1.1 + 0.35 * len(actors)) * world.spread):
             placed.append(actor)
     return placed
 
 
-def put_on_floor(actors: list[Actor], rng: np.random.Generator) -> list[PosedPeople]:
+def put_on_floor(actors: list[Actor], rng: np.random.Generator, world: World) -> list[PosedPeople]:
     """Gives all the height at which their lowest point touches y = 0 (or flies); returns each frame's posed people."""
     lift = [rng.uniform(*FAMILIES[a.family].flight) if a.family in FAMILIES else 0.0 for a in actors]
     frames = []
     for frame in range(len(actors[0].poses)):
-        posed = pose_people([actor.at(frame) for actor in actors])
+        people = [actor.at(frame) for actor in actors]
+        posed = pose_people(people)
+        if world.reshape:
+            posed = world.reshape(posed, [actor.name for actor in actors], people)
         low = posed.vertices[..., 1].index_select(1, surface()).amin(1)  # (P,)
         rise = torch.tensor(lift) + sole_height(actors) - low
         for actor, up in zip(actors, rise, strict=True):
@@ -390,6 +419,11 @@ class Clutter:
     circles: list[tuple[np.ndarray, float]] = field(default_factory=list)
     hidden: np.ndarray | None = None
 
+    @property
+    def share(self) -> float:
+        """Share of the points that are hidden."""
+        return 0.0 if self.hidden is None else float(self.hidden.mean())
+
     def hides(self, position: np.ndarray, radius: float, height: float) -> np.ndarray:
         """Which points an object's cylinder hides, or those before it did: (N,) bool."""
         line = self.eye + np.linspace(0.05, 0.97, 24)[:, None, None] * (self.focus - self.eye)  # (24, N, 3)
@@ -407,15 +441,18 @@ class Clutter:
         )
 
 
-def place_object(rng: np.random.Generator, mesh: ObjectMesh, clutter: Clutter) -> ObjectMesh | None:
-    """The object at a free spot near the people, whom all objects together may hide by 45 %; None without a spot."""
+def place_object(rng: np.random.Generator, world: World, mesh: ObjectMesh, clutter: Clutter) -> ObjectMesh | None:
+    """The object at a free spot near the people, of whom all objects together hide no more than the world allows; None
+    without a spot."""
     radius, height, centre = mesh.radius(), mesh.height(), clutter.focus.mean(0)
     for _ in range(12):
         position = centre + rng.uniform(0.4 + radius, 2.4 + radius) * views.unit(rng.uniform(-np.pi, np.pi), 0.0)
-        if rng.random() < 0.3:  # between the camera and the people
-            position = centre + rng.uniform(0.3, 0.7) * (clutter.eye - centre) + rng.normal(0, 0.4, 3)
+        if rng.random() < world.in_front:  # between the camera and the people
+            position = centre + rng.uniform(0.3, 0.7) * (clutter.eye - centre) + rng.normal(0, world.aside, 3)
         position[1] = 0.0
-        if clutter.free(position, radius, height) and (hidden := clutter.hides(position, radius, height)).mean() < 0.45:
+        if not clutter.free(position, radius, height):
+            continue
+        if (hidden := clutter.hides(position, radius, height)).mean() < world.hidden[1]:
             clutter.hidden = hidden
             clutter.circles.append((position, radius))
             return mesh.placed(float(rng.uniform(-np.pi, np.pi)), tuple(float(v) for v in position))
@@ -435,7 +472,7 @@ def gap_on_floor(position: np.ndarray, capsules: Capsules, height: float) -> flo
 def put_down(rng: np.random.Generator, world: World, clutter: Clutter, outdoors: bool, low: bool) -> list[ObjectMesh]:
     """As many objects as the world wants and there is room for."""
     count = int(rng.integers(world.objects[0], world.objects[1] + 1))
-    placed = [place_object(rng, sample_object(rng, outdoors, low), clutter) for _ in range(count)]
+    placed = [place_object(rng, world, world.thing(rng, outdoors, low), clutter) for _ in range(count)]
     return [mesh for mesh in placed if mesh is not None]
 
 
@@ -462,10 +499,11 @@ def sample_camera(
     indoors: bool,
 ) -> tuple[Camera, str]:
     """A camera that sees somebody: a framing of one person or of all, the best of a few where others hide them."""
-    if rng.random() < world.egocentric and (camera := own_view(rng, actors[rng.integers(len(actors))], size)):
+    if rng.random() < world.egocentric and (camera := own_view(rng, world, actors, posed, size)):
         return camera, "egocentric"
     framing = draw(rng, world.framings)
-    chosen = list(range(len(actors))) if framing == "full" and rng.random() < 0.6 else [int(rng.integers(len(actors)))]
+    everybody = framing == "full" and rng.random() < world.together
+    chosen = list(range(len(actors))) if everybody else [int(rng.integers(len(actors)))]
     points = posed.vertices[chosen][:, views.framed_vertices(framing)].flatten(0, 1).numpy()
     best, least, ahead = None, np.inf, facing(actors[chosen[0]], framing)
     for _ in range(8):
@@ -482,13 +520,28 @@ def sample_camera(
     return best, framing
 
 
-def own_view(rng: np.random.Generator, wearer: Actor, size: tuple[int, int]) -> Camera | None:
-    """The camera on somebody's forehead, if it sees one of the own hands."""
-    joints, rotations = wearer.skeleton.forward(wearer.poses[0], wearer.moves[0])
-    camera = views.egocentric(rng, joints, rotations, size)
-    spots, z = views.project(camera, joints[[INDEX["left_middle1"], INDEX["right_middle1"]]])
-    inside = (spots > 0).all(1) & (spots < (size[1], size[0])).all(1) & (z > 0.05)
-    return camera if inside.any() else None
+def own_view(
+    rng: np.random.Generator, world: World, actors: list[Actor], posed: PosedPeople, size: tuple[int, int]
+) -> Camera | None:
+    """The camera on somebody's forehead, if it sees one of the own hands. Where all pictures are to be egocentric, a
+    dozen are tried, and the one that sees the most of the others is taken."""
+    best, most, choosy = None, -1.0, world.egocentric == 1
+    skins = posed.vertices.index_select(1, surface()[::40]).numpy() if choosy else ()
+    for _ in range(12 if choosy else 1):
+        wearer = int(rng.integers(len(actors)))
+        joints, rotations = actors[wearer].skeleton.forward(actors[wearer].poses[0], actors[wearer].moves[0])
+        camera = views.egocentric(rng, joints, rotations, size)
+        hands = joints[[INDEX["left_middle1"], INDEX["right_middle1"]]]
+        seen = sum(in_view(camera, skin, size) for n, skin in enumerate(skins) if n != wearer)
+        if in_view(camera, hands, size) and seen > most:
+            best, most = camera, seen
+    return best
+
+
+def in_view(camera: Camera, points: np.ndarray, size: tuple[int, int]) -> float:
+    """Share of the points (N, 3) that lie in the picture."""
+    spots, z = views.project(camera, points)
+    return float(((spots > 0).all(1) & (spots < (size[1], size[0])).all(1) & (z > 0.05)).mean())
 
 
 def facing(actor: Actor, framing: str) -> tuple[float, float]:
@@ -516,7 +569,7 @@ def sample_scene(
     actors = sample_actors(rng, world, split, cast(world, world_name, split, seed, index), motion, frames)
     if not actors:
         return empty_scene(rng, world, place, size, view_count, frames), []
-    posed = put_on_floor(actors, rng)
+    posed = put_on_floor(actors, rng, world)
     cloud = np.concatenate([p.vertices[:, views.framed_vertices("full")].flatten(0, 1).numpy() for p in posed])
     if view_count > 1:
         cameras, framing = views.ring(rng, cloud, view_count, size), "ring"
@@ -548,8 +601,15 @@ def scatter(
     people = [actor.capsules(frame) for actor in actors for frame in range(0, len(actor.poses), 4)]
     focus = np.concatenate([(c.start + c.end) / 2 for c in people])
     taken = [((mesh.vertices.amin(0) + mesh.vertices.amax(0)).numpy() / 2 * (1, 0, 1), 0.3) for mesh in seats]
-    clutter = Clutter(eyes[0], focus, people, taken)
-    return put_down(rng, world, clutter, place == "outdoors", len(eyes) > 1 or framing == "face")
+    best, most = [], -1.0
+    for _ in range(8):
+        clutter = Clutter(eyes[0], focus, people, list(taken))
+        placed = put_down(rng, world, clutter, place == "outdoors", len(eyes) > 1 or framing == "face")
+        if clutter.share > most:
+            best, most = placed, clutter.share
+        if most >= world.hidden[0]:
+            break
+    return best
 
 
 def surroundings(
