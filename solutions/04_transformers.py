@@ -108,8 +108,9 @@ plots.show_images(pictures, [*titles, "each draws its patch"], height=2.2)
 
 # %% [markdown]
 # *From left to right: a person; the picture in 6 × 6 patches; a table with a row per patch; the same table after four
-# blocks, where each row has heard of all the others; what a trained network would draw from it: face, hair, upper and
-# lower body, arms, legs.* The table never changes its size. Everything that happens in between is this chapter.
+# blocks, where each row has heard of all the others; and the goal, that each token draws the parts in its own patch:
+# face, hair, upper and lower body, arms, legs.* (The four blocks are untrained, and the last picture is the truth.) The
+# table never changes its size. Everything that happens in between is this chapter.
 #
 # ## 1 One head: asking the others
 #
@@ -133,7 +134,7 @@ plots.show_images(pictures, [*titles, "each draws its patch"], height=2.2)
 #
 # <details><summary>Hint 1</summary>
 #
-# `k.mT` swaps the last two dimensions: `q @ k.mT` is (..., N, M), query by key.
+# `k.mT` swaps the last two dimensions (`k.T` would turn all of them round): `q @ k.mT` is (..., N, M), query by key.
 # </details>
 # <details><summary>Hint 2</summary>
 #
@@ -239,8 +240,9 @@ axes[0].legend(frameon=False)
 assert table["without "][-1] < table["gradient, with the root"][-1]
 
 # %% [markdown]
-# *Random queries and keys. Without the root (dashed) the largest of 64 shares goes to 1 as heads get wider, and the
-# derivative of the softmax goes to 0: such a head listens to one token from the start and can't change its mind.*
+# *Random queries and keys. With the root (solid) the width makes no difference. Without it (dashed) the largest of 64
+# shares goes to 1 as heads get wider. The derivative of the softmax first profits from the clearer choice, then goes to
+# 0: such a head listens to one token from the start and can't change its mind.*
 #
 # ### A game that nobody wins alone
 #
@@ -400,8 +402,8 @@ for shape in shapes:
 
 # %% [markdown]
 # On the processor that these outputs come from (the last cell names it), the formula written out wins under bf16 by a
-# factor of two to four, since the backward pass of PyTorch's CPU kernel is slow there. In fp32 PyTorch's is the faster
-# one, the more so the longer the sequence, and it needs no N × N memory. So the course chooses in one place:
+# factor of about two to three, since the backward pass of PyTorch's CPU kernel is slow there. In fp32 PyTorch's is the
+# faster one, clearly so for long sequences, and it needs no N × N memory. So the course chooses in one place:
 
 
 # %% tags=["export"]
@@ -433,7 +435,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 #
 # ### Exercise 04.2 — multi-head attention  ●●○ (15 min)
 #
-# Write `queries_keys_values`: from tokens (B, N, D) to three tensors (B, h, N, d). `forward` below it does the rest.
+# Write `queries_keys_values`: from tokens (B, N, D) to three tensors (B, h, N, d), the queries sent through
+# `self.q_norm` and the keys through `self.k_norm`. `forward` below it does the rest.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -526,8 +529,10 @@ if pick(smoke=False, laptop=True):
     assert np.mean(curves["2 heads"][-20:]) < 0.1 < 0.5 < np.mean(curves["1 head"][-20:])
 
 # %% [markdown]
-# *One head can only mix the two colours, and a mixture does not say which of them came first; it stays near ln 2, the
-# loss of someone who knows both and tosses a coin. Two heads, each half as wide, keep them apart.*
+# *One head can only mix the two colours, and an even mixture does not say which of them came first. It stays near
+# ln 2, the loss of someone who knows both and tosses a coin. (In one case of eight both colours are the same: with
+# many more steps it creeps toward 7/8 of that.) Two heads, each half as wide, rest on the same ledge for a while, then
+# find out how to keep the two colours apart.*
 #
 # HumanRAM has 16 heads 48 wide, Sapiens-2B 32 heads 60 wide, ViT-B 12 heads 64 wide. MPT has 4 in all its layers.
 #
@@ -541,7 +546,7 @@ if pick(smoke=False, laptop=True):
 # 1. **A residual stream.** A block does not replace its tokens, it *adds* to them: $x + f(x)$. What a token knows
 #    runs straight through all blocks, and so does the gradient on its way back.
 # 2. **An MLP**, for each token by itself: one wide hidden layer, four times D, with a soft hinge in the middle. Two
-#    thirds of all the weights are here.
+#    thirds of a block's weights are here.
 # 3. **A LayerNorm** before each of the two, so that they always see numbers of the same size:
 #
 # $$\operatorname{LN}(x) = \frac{x - \bar x}{\sqrt{\operatorname{var}(x) + \varepsilon}} \odot \gamma + \beta
@@ -738,7 +743,7 @@ if pick(smoke=False, laptop=True):
 
 # %% [markdown]
 # *The same learning rate for all. Twelve pre-LN blocks have learned the game before a hundred steps are over. Twelve
-# post-LN blocks stay where guessing is; with a slow start over 100 steps they learn, late.* (MPT warms up over a
+# post-LN blocks hardly get away from guessing; with a slow start over 100 steps they learn, late.* (MPT warms up over a
 # tenth of its training, suppl. F; its layers come in groups of four.) The price of pre-LN: the sum is never
 # normalised, so the whole stack ends with one more LayerNorm before anyone reads from it.
 #
@@ -749,24 +754,27 @@ if pick(smoke=False, laptop=True):
 # is stuck with what it listens to. Large models and large learning rates get there. What keeps them out?
 #
 # **The idea.** Normalise queries and keys themselves, each head for itself, right before their product (Henry et al.
-# 2020; for vision, Dehghani et al. 2023, whose ViTs with billions of parameters diverged without). By its root mean
-# square and one learned scale a component, the **RMSNorm**, as in LVSM, whose architecture HumanRAM follows:
+# 2020; for vision, Dehghani et al. 2023, whose ViTs with billions of parameters diverged without). The **RMSNorm**
+# divides a vector by its root mean square and multiplies each component by a learned scale. So does LVSM, whose
+# architecture HumanRAM follows:
 #
 # $$\hat q = \gamma_q \odot \frac{q}{\sqrt{\tfrac1d \sum_i q_i^2 + \varepsilon}}, \qquad \hat k \text{ alike}
 # \quad\Longrightarrow\quad \frac{|\hat q \cdot \hat k|}{\sqrt d}
 # \le \sqrt d\, \max_i |\gamma_{q,i}|\, \max_i |\gamma_{k,i}|. \tag{04.6}$$
 #
-# The bound is Cauchy and Schwarz's: without the $\gamma$ both vectors are $\sqrt d$ long. Maps may grow as they like;
-# only two small vectors can raise the score, and they do it slowly.
+# The bound is Cauchy and Schwarz's: without the $\gamma$ neither vector is longer than $\sqrt d$. Maps may grow as they
+# like; only the two short vectors $\gamma_q$ and $\gamma_k$ can raise the bound, and they do it slowly.
 #
 # ### Exercise 04.4 — RMSNorm  ●○○ (6 min)
 #
-# Equation 04.6, left. Compute in float32 whatever comes in, and return what came in: a mean of squares in bf16 loses
-# digits where it hurts.
+# Equation 04.6, left: `self.weight` is the scale, `self.eps` the small number under the root. Whatever the dtype of
+# $x$, compute in float32 (a mean of squares in bf16 loses digits where it hurts), and give the result the dtype that
+# $x$ came with.
 #
 # <details><summary>Hint</summary>
 #
-# `scale = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()`, and at the very end `.to(x.dtype)`.
+# `scale = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()`, and at the very end `.to(x.dtype)`. (Don't
+# overwrite `x` before: its dtype is still needed.)
 # </details>
 
 
@@ -845,8 +853,9 @@ if pick(smoke=False, laptop=True):
 # %% [markdown]
 # *Left: the loss at the end against the learning rate. Both solve the game at small rates; at the largest the model
 # without QK-norm ends where guessing is, and the one with it solves the game. Right: the largest score in the model.
-# Without QK-norm it runs away with the learning rate, by orders of magnitude; with it, it stays where a softmax can
-# still change its mind.* Wortsman et al. 2023 show the same curve for language models a thousand times as large.
+# Without QK-norm it runs away with the learning rate, by orders of magnitude. With it, the score begins below
+# $\sqrt{32} = 5.7$ and rises only as far as the scales $\gamma$ have learned to let it.* Wortsman et al. 2023 show
+# the same curve for language models a thousand times as large.
 #
 # ## 6 A picture as tokens
 #
@@ -971,8 +980,8 @@ assert torch.allclose(embed(image[None]), linear, atol=1e-5)
 #
 # **The idea.** Write its place on it: *add* a vector to each token that depends on its place only. It can be
 # **learned**, like any weight (ViT, DAViD), or **computed**, from waves (Vaswani et al. 2017; MAE and Sapiens in two
-# dimensions). A place $t$ becomes sines and cosines of $D/2$ numbers of very different wavelengths, like the hands of
-# a clock: fast hands for the neighbourhood, slow ones for the whole picture.
+# dimensions). A place $t$, a column say, becomes $2K$ numbers: a sine and a cosine of each of $K$ waves of very
+# different lengths, like the hands of a clock: fast hands for the neighbourhood, slow ones for the whole picture.
 #
 # $$P(t) = [\sin \omega_0 t, \ldots, \sin \omega_{K-1} t,\ \cos \omega_0 t, \ldots, \cos \omega_{K-1} t],
 # \qquad \omega_i = 10000^{-i/K}. \tag{04.7}$$
@@ -990,6 +999,9 @@ assert sympy.simplify(product - sympy.cos(w * (a - b))) == 0
 # so $K = D/4$ waves each.
 #
 # ### Exercise 04.7 — places as waves  ●●● (15 min)
+#
+# Write the table: for a grid of (rows, columns) a row of D numbers for each place, the places row by row as the patches
+# are; in each row first all sines of the column $x$, then all its cosines, then the same for the row $y$.
 #
 # <details><summary>Hint 1: the places</summary>
 #
@@ -1051,6 +1063,9 @@ assert abs(similar[2, 2, 2, 5] - similar[9, 4, 9, 7]) < 1e-5  # three columns ap
 # belongs to no place, the row of the cls token, is left as it is.
 #
 # ### Exercise 04.8 — resizing places  ●●○ (12 min)
+#
+# Write `resize_position_embedding`: from the table of a grid `old` to that of a grid `new`, both (rows, columns). The
+# first `prefix` rows belong to no place: copy them.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1124,8 +1139,9 @@ assert tall.shape == (1, 3072, 64) and same_place.min() > 0.98
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Put the cls token in front first, then add the whole table at once:
-# `torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.places(grid)`.
+# If there is a cls token (`if self.prefix:`; otherwise `self.cls_token` is None), put it in front first:
+# `tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)`. Then, with or without, add the whole
+# table at once: `tokens + self.places(grid)`.
 # </details>
 
 
@@ -1258,7 +1274,7 @@ for positions in ("none", "sincos"):
 # **The task.** Chapter 03's people, several to a picture, dressed, in rooms and streets. For each pixel: background,
 # face, hair, upper or lower body, arms, legs: Sapiens' 28 classes (§3.4), gathered into seven, since a face has few
 # pixels left for its teeth at this size. A patch of a sleeve looks like a patch of a trouser leg, a wall like a
-# shirt: who doesn't ask, can't know.
+# shirt: who doesn't ask can't know.
 #
 # **The network** is `VisionTransformer` and one linear map: each token draws its own patch, $p^2$ times seven numbers.
 
@@ -1530,9 +1546,10 @@ for ax, name in zip(plt.gcf().axes[:: len(shown)], ("picture", "target", "transf
 
 # %% [markdown]
 # *Held-out people. From above: the picture, the truth, what the transformer says, what the same network says whose
-# tokens can't ask each other.* The squares are the patches: each token draws its own 8 × 8 pixels, and nothing
-# smooths the seams. (Sapiens puts deconvolutions behind its transformer, DAViD a whole convolutional decoder:
-# chapters 08 and 10.)
+# tokens can't ask each other.* Large heads and shirts come out well, small people roughly; thin arms and legs are
+# mostly missed. Who can't ask tears holes even into large faces. The squares are the patches: each token draws its own
+# 8 × 8 pixels, and nothing smooths the seams. (Sapiens puts deconvolutions behind its transformer, DAViD a whole
+# convolutional decoder: chapters 08 and 10.)
 #
 # ## 10 Whom does it ask?
 #
@@ -1577,9 +1594,9 @@ assert torch.allclose(shares.sum(-1), torch.ones_like(shares[..., 0]), atol=1e-4
 
 # %% [markdown]
 # *One held-out picture, one patch of an arm (red square), a column per block, a row per head; bright is where the
-# patch listens.* In the first blocks several heads listen to what looks alike, the other skin in the picture: the rest
-# of the arm, and the face. Later ones look at outlines, at hair, at what lies around. Nobody told them whom to ask;
-# only the parts were ever told.
+# patch listens, each picture measured by its own largest share.* In the first blocks several heads listen to what looks
+# alike, the other skin in the picture: the rest of the arm, and the face. Later ones look at outlines, at hair, at what
+# lies around. Nobody told them whom to ask; only the parts were ever told.
 #
 # How far do they look? The mean distance of what a token listens to, for each head, over held-out pictures, as
 # Dosovitskiy et al. draw it (their Figure 7).
@@ -1596,7 +1613,10 @@ ax.set(xlabel="block", ylabel="patches", ylim=(0, None), xticks=range(1, depth +
 ax.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
-# *A dot per head; dotted: the distance if it listened to all alike.* The slider shows any head of any held-out picture.
+# *A dot per head; dotted: the distance if it listened to all alike.* All of them look far, a third of the picture's
+# width and more, from the first block on. In Dosovitskiy's large models some heads of the first blocks keep to their
+# neighbours, as a convolution would; ours have trained for minutes, and none does. The sliders show any head on any
+# held-out picture.
 
 
 # %%
@@ -1636,7 +1656,9 @@ if pick(smoke=False, laptop=True):
 # **Beside the paper.** Sapiens-2B reaches a mean IoU of 81.2 % (Table 4), on 28 classes, real photographs and
 # 1024 × 768 pixels, with 750 times the weights, after pretraining on 300 million pictures. Ours has seven classes,
 # 96 × 96 pixels, rendered people on both sides, and learned in minutes from nothing. The numbers can't be compared;
-# what can is the step from the line "without attention" to the line above it, since nothing else differs.
+# what can is the step from the line "without attention" to the line above it, since nothing else differs (one run
+# each). Every class gains, lower bodies twofold: a trouser leg is known by what is above it. Arms are still found badly
+# and legs hardly at all: six hundred steps and 2,400 pictures are not enough for them.
 #
 # ## 12 A photograph
 #
@@ -1657,9 +1679,9 @@ plots.show_images([*small, *map(draw, guess)], list(crops), columns=3, height=2.
 #
 # Plainly: close up it does well. Her face is a face, her hair is hair, her shoulders are an upper body; the dark ring
 # of the suit is taken for hair. The farther away, the worse: with all of her in the picture the face is still found,
-# but the suit, the helmet and the shuttle fall into patches of shirt, trousers and hair. It has never seen a space
-# suit, nor a real room, nor a lens that blurs; and it had 96 pixels. Sapiens answers with 300 million photographs
-# (chapter 06), DAViD with better rendered people (chapter 09).
+# but half of the hair is lost, the suit falls into patches of shirt and arms, the helmet turns into hair and trousers,
+# and the flag wears a shirt. It has never seen a space suit, nor a real room, nor a lens that blurs; and it had 96
+# pixels. Sapiens answers with 300 million photographs (chapter 06), DAViD with better rendered people (chapter 09).
 #
 # Your own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1) / 255`, cut to a square.
 #

@@ -41,7 +41,9 @@ def attention(answer):
         "The softmax runs over the queries. For each query the shares of all *keys* sum to 1: the last dimension",
     )
     expect_not_close(found, scores @ v, "There is no softmax: scores are no shares. They don't sum to 1")
-    expect_close(found, scores.softmax(-1) @ v, "3 queries, 5 keys of width 8, values of width 6")
+    expect_close(
+        found, scores.softmax(-1) @ v, "3 queries, 5 keys of width 8, values of width 6 (÷ √d, softmax, times v)"
+    )
     heads = torch.randn(2, 4, 7, 16, requires_grad=True)
     expect_close(answer(heads, heads, heads), transformers.attention(heads, heads, heads), "tokens (2, 4, 7, 16)")
     expect_gradient(answer(heads, heads, heads), heads, "the gradient")
@@ -252,7 +254,7 @@ def rms_norm(answer):
     expect_close(found, x / rms * norm.weight, "5 tokens of width 6 (the mean runs over the last dimension only)")
     expect_close(answer(norm, torch.zeros(2, 6)), torch.zeros(2, 6), "zeros (add eps before the root)")
     half = x.bfloat16()
-    expect_dtype(answer(norm, half), torch.bfloat16, "the result for bf16")
+    expect_dtype(answer(norm, half), torch.bfloat16, "the result for bf16 tokens (end in the dtype that x came with)")
     exact = (half.float() / half.float().square().mean(-1, keepdim=True).sqrt() * norm.weight).bfloat16()
     expect_equal(answer(norm, half), exact, "bf16 tokens: square and average in float32 (x.float())")
 
@@ -323,7 +325,9 @@ def patchify(answer):
         reshaped = torch.equal(found, PICTURES.reshape(2, 6, 12))
         words = "A reshape alone takes the numbers as they lie in memory: rows of the whole picture, not patches"
         expect(not reshaped, f"{words}. Split H and W first, then permute")
-    expect_close(found, cut(PICTURES, 2, (0, 1, 2)), "2 pictures of 4 x 6 pixels in patches of 2")
+    expect_close(
+        found, cut(PICTURES, 2, (0, 1, 2)), "2 pictures of 4 x 6 pixels in patches of 2 (H is (h p), not (p h))"
+    )
     one = torch.randn(1, 1, 3, 9, requires_grad=True)
     expect_close(answer(one, 3), cut(one, 3, (0, 1, 2)), "one grey picture of 3 x 9 in patches of 3")
     expect_gradient(answer(one, 3), one, "the gradient")
@@ -359,7 +363,7 @@ def unpatchify(answer):
     expect_not_close(found, answer_by_columns(rows, 2, (2, 3)), words)
     words = "The numbers of a patch are read with the channel last: they are (c p q)"
     expect_not_close(found, channel_last(rows, 2, (2, 3)), words)
-    expect_close(found, PICTURES, "patches of 2 in a grid of 2 x 3 back into pictures of 4 x 6")
+    expect_close(found, PICTURES, "patches of 2 in a grid of 2 x 3 back into pictures of 4 x 6 (H is (h p), not (p h))")
     scores = torch.randn(1, 4, 5 * 9)
     expect_close(answer(scores, 3, (4, 1)), transformers.unpatchify(scores, 3, (4, 1)), "5 channels, a grid of 4 x 1")
 
@@ -410,8 +414,8 @@ def sincos(answer):
         waves(3, 5, 10000.0 ** (-torch.arange(4.0) / 8)),
         "The wavelengths stop too early: ω is 10000^(-i/K) with K = D/4 waves, not D/2",
     )
-    expect_tensor(found, (15, 16), torch.float32, what="the table of 3 x 5 places, 16 wide")
-    expect_close(found, expected, "the table of 3 x 5 places, 16 wide")
+    expect_tensor(found, (15, 16), torch.float32, what="the table of 3 x 5 places, 16 wide (K = 4 waves)")
+    expect_close(found, expected, "3 x 5 places, 16 wide: sin x, cos x, sin y, cos y, K = 4 numbers each")
     expect_close(
         answer((64, 64), 32), transformers.sincos_position_embedding((64, 64), 32), "64 x 64 places", atol=1e-4
     )
@@ -471,7 +475,7 @@ def resize(answer):
         expect_not_close(found, mistake, f'That is interpolated by {words}: use mode="bicubic"')
     words = "The corners are aligned: patches are squares, not points, so align_corners must be False"
     expect_not_close(found, resized(table, (3, 4), (5, 2), 1, mode="bicubic", align_corners=True), words)
-    expect_close(found, expected, "3 x 4 places to 5 x 2, with one row in front")
+    expect_close(found, expected, "3 x 4 places to 5 x 2, one row in front (permute, don't reshape)")
     expect_close(answer(table[:, 1:], (3, 4), (3, 4)), table[:, 1:], "the same grid (nothing changes)")
 
 
@@ -538,7 +542,11 @@ def embed(answer):
     }
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
-    expect_close(found, torch.cat([cls, patches], 1) + places, "3 pictures of 8 x 12 in patches of 4, with a cls token")
+    expect_close(
+        found,
+        torch.cat([cls, patches], 1) + places,
+        "8 x 12 pixels in patches of 4: cls, patches, then the whole table added",
+    )
     plain = small_vit(cls=False)
     expect_close(answer(plain, images), plain.patch_embed(images) + plain.pos_embed, "without a cls token (prefix 0)")
     bare = small_vit(positions="none")
