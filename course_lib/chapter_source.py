@@ -21,9 +21,9 @@ ABSOLUTE_PATH = re.compile(
     rf"(?<![\w./:~}}>)-])/({UNIX_ROOTS})/\w|\b[A-Za-z]:[\\/]+(Users|Windows|Program|temp|data)\b"
 )
 EXPORTABLE = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
-# What exported code may import: the floors below the chapters (and Study, which only describes a run).
+# What exported code may import: the floors below the chapters (and Study and Shipped, which only describe a run).
 EXPORT_PACKAGES = {"torch", "numpy", "einops", *sys.stdlib_module_names}
-EXPORT_COURSE_MODULES = {"course_lib.paths", "course_lib.recipe", "course_lib.study"}
+EXPORT_COURSE_MODULES = {"course_lib.paths", "course_lib.recipe", "course_lib.shipped", "course_lib.study"}
 
 
 @dataclass(frozen=True)

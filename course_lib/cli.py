@@ -190,6 +190,27 @@ def study(
     typer.echo(f"{len(paths)} records in {paths[0].parent}")
 
 
+@app.command()
+def ship(name: Annotated[str, typer.Argument(help="Chapter and model, such as 06.people.")]) -> None:
+    """Train a model that a chapter ships and keep it in checkpoints/; a second call goes on with a killed run."""
+    if checked_scale(None) == "smoke":
+        raise stop("a smoke run trains nothing worth shipping: set COURSE_SCALE to laptop or gpu", 2)
+    from course_lib import shipped
+    from course_lib.train import CheckpointError, TrainingError
+
+    try:
+        found = shipped.find_shipped(name)
+    except ValueError as error:
+        raise stop(error, 2) from None
+    try:
+        path = shipped.ship(found, say=typer.echo)
+    except (shipped.ShippedError, CheckpointError, TrainingError, ValueError, OSError) as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop(f"stopped: `course ship {name}` goes on from the newest checkpoint", 130) from None
+    typer.echo(f"its record is {path.relative_to(ROOT).as_posix()}")
+
+
 @data_app.command("body")
 def data_body() -> None:
     """What the current body file is (COURSE_BODY, else the open one)."""

@@ -116,7 +116,7 @@ def curve(
     xlabel: str = "step",
     ylabel: str = "loss",
     **style,
-) -> Axes:
+) -> None:
     """Named lines over x (0, 1, 2, ... unless given) in a small figure. `style` goes to `Axes.set` (yscale="log")."""
     _, ax = plt.subplots(figsize=(5.2, 2.8), layout="constrained", dpi=72)
     for name, values in lines.items():

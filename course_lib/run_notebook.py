@@ -1,5 +1,7 @@
 """Running a chapter as a notebook: the executed copy and its page in `build/`, its outputs stored on request."""
 
+import base64
+import io
 import os
 import re
 import subprocess
@@ -15,6 +17,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
+from PIL import Image
 from traitlets import Type
 
 from course_lib import build
@@ -203,8 +206,28 @@ def run(chapter: Chapter, edition: str, scale: str, store: bool = False, on_cell
     return result_text(notebook), page
 
 
+def palette_picture(png: str) -> str:
+    """A PNG, base64, in at most 256 colours where that is smaller: a rendered picture takes a third, and looks alike.
+    One that is partly transparent stays as it is."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+    if picture.getextrema()[3] != (255, 255):
+        return png
+    data = io.BytesIO()
+    colours = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)  # dithered
+    colours.save(data, "PNG", optimize=True)
+    return min(png, base64.b64encode(data.getvalue()).decode(), key=len)
+
+
+def make_pictures_small(notebook: NotebookNode) -> None:
+    """Every picture among the outputs as `palette_picture` has it."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if "image/png" in output.get("data", {}):
+            output.data["image/png"] = palette_picture(output.data["image/png"])
+
+
 def store_outputs(chapter: Chapter, executed: NotebookNode) -> None:
     """Writes the student notebook with the outputs of this run, everything else as the build makes it."""
+    make_pictures_small(executed)
     plan = build.plan_chapter(chapter, executed)
     if plan.edited:
         names = ", ".join(chapter.relative(path) for path in plan.edited)

@@ -24,7 +24,8 @@ SMOKE_ARMS, SMOKE_SEEDS, SMOKE_STEPS = 2, 1, 3
 
 @dataclass(frozen=True)
 class Study:
-    """`run(config, seed, steps)` returns the metrics of one run: names and finite numbers.
+    """`run(config, seed, steps)` returns the metrics of one run: names and finite numbers. It may be text,
+    `module:function`, found when it runs: what a chapter exports cannot import data and training.
 
     name: chapter and study, such as `06.mask_ratio`; arms: a frozen dataclass per arm; steps: of each run;
     data: the data sets under the data folder whose manifests a record depends on.
@@ -33,7 +34,7 @@ class Study:
     name: str
     title: str
     arms: dict[str, Any]
-    run: Callable[[Any, int, int], dict[str, float]]
+    run: Callable[[Any, int, int], dict[str, float]] | str
     steps: int
     seeds: tuple[int, ...] = (0, 1, 2)
     data: tuple[str, ...] = ()
@@ -111,14 +112,25 @@ def run_one(study: Study, arm: str, seed: int, folder: Path | None, say: Callabl
     if record:
         say(f"{study.name} {arm} seed {seed}: {path} is stale ({reason}): running it again")
     start = time.monotonic()
-    metrics = finite(study, study.run(study.arms[arm], seed, study.steps))
+    metrics = finite(study, resolved(study.run)(study.arms[arm], seed, study.steps))
     write_record(study, arm, seed, path, metrics, minutes=(time.monotonic() - start) / 60)
     say(f"{study.name} {arm} seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     return path
 
 
-def finite(study: Study, metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics as plain floats; ValueError where there is none or one is NaN or infinite."""
+def resolved(run: Callable | str) -> Callable:
+    """The function, or the one that `module:function` names. ValueError where the module has none of that name."""
+    if not isinstance(run, str):
+        return run
+    module, _, name = run.partition(":")
+    function = getattr(importlib.import_module(module), name, None)
+    if not callable(function):
+        raise ValueError(f"{run!r} names no function: write module:function")
+    return function
+
+
+def finite(study: Any, metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics as plain floats; ValueError, naming the study, where there is none or one is NaN or infinite."""
     metrics = {name: float(value) for name, value in metrics.items()}
     if bad := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise ValueError(f"{study.name}: {', '.join(bad)} is not a finite number: nothing is recorded")

@@ -35,7 +35,7 @@
 # | **You should know** | basic PyTorch: modules, shapes, one training loop; matrix products; the softmax |
 # | **Reading** | 75 minutes |
 # | **Exercises** | nine, about 90 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores (2 of them for rendering, once); 2 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 2 more for rendering, once; 2 GB of memory |
 # | **From the papers** | Sapiens §3.2, §3.3, §4.1, Table 2 · DAViD §3.2 · HumanRAM suppl. A · MPT suppl. F |
 #
 # **Letters.** B batch · N tokens · D width of a token · H W image; and in this chapter h heads, d = D / h the width of
@@ -192,6 +192,7 @@ middle.invert_yaxis()
 for ax in (left, middle):
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
 left.set(xticks=[], yticks=[])
+plt.show()
 
 # %% [markdown]
 # *Query 1 points where the red key points: it gets nearly pure red. Query 2 points between yellow and green and gets
@@ -522,17 +523,16 @@ class Asking(nn.Module):
 curves = {}
 for heads in (1, 2):
     torch.manual_seed(1)
-    curves[f"{heads} head{'s' * (heads > 1)}"] = play(Asking(heads), pick(smoke=20, laptop=400), lr=1e-2, wishes=2)
-curves["knowing both, not which is which"] = [math.log(2)] * len(curves["1 head"])
+    curves[f"{heads} head{'s' * (heads > 1)}"] = play(Asking(heads), pick(smoke=20, laptop=500), lr=1e-2, wishes=2)
+curves["knowing both, not which is which"] = [7 / 8 * math.log(2)] * len(curves["1 head"])
 plots.curve(curves, ylim=(0, 2.3))
 if pick(smoke=False, laptop=True):
     assert np.mean(curves["2 heads"][-20:]) < 0.1 < 0.5 < np.mean(curves["1 head"][-20:])
 
 # %% [markdown]
 # *One head can only mix the two colours, and an even mixture does not say which of them came first. It stays near
-# ln 2, the loss of someone who knows both and tosses a coin. (In one case of eight both colours are the same: with
-# many more steps it creeps toward 7/8 of that.) Two heads, each half as wide, rest on the same ledge for a while, then
-# find out how to keep the two colours apart.*
+# 7/8 ln 2, the loss of someone who knows both and tosses a coin (in one case of eight both are the same). Two heads,
+# each half as wide, rest on the same ledge for a while, then find out how to keep the two colours apart.*
 #
 # HumanRAM has 16 heads 48 wide, Sapiens-2B 32 heads 60 wide, ViT-B 12 heads 64 wide. MPT has 4 in all its layers.
 #
@@ -562,7 +562,7 @@ x = torch.linspace(-4, 4, 801)
 exact = x * (1 + torch.erf(x / math.sqrt(2))) / 2  # Φ by the error function
 assert torch.allclose(exact, gelu(x), atol=1e-6)
 off = (gelu(x, approximate="tanh") - exact).abs().max()
-ax = plots.curve({"GELU": exact, "ReLU": x.relu(), "Φ": exact / x}, x=x, xlabel="x", ylabel="")
+plots.curve({"GELU": exact, "ReLU": x.relu(), "Φ": exact / x}, x=x, xlabel="x", ylabel="")
 print(f"the tanh approximation is off by at most {off:.1e}")
 
 # %%
@@ -1102,7 +1102,7 @@ tall = resize_position_embedding(square, (64, 64), (64, 48))
 print(f"Sapiens: {tuple(square.shape)} -> {tuple(tall.shape)}")
 table = {"1024 x 1024: 64 x 64": square.view(64, 64, 64), "1024 x 768: 64 x 48": tall.view(64, 48, 64)}
 waves = [grid[..., channel] for grid in table.values() for channel in (4, 36)]
-titles = [f"{name}, {what}" for name in table for what in ("a wave of x", "of y")]
+titles = [f"{name}\n{what}" for name in table for what in ("a wave of x", "a wave of y")]
 plots.show_images(waves, titles, height=2.2, cmap="coolwarm", vmin=-1, vmax=1)
 same_place = torch.nn.functional.cosine_similarity(square.view(64, 64, 64)[:, 62], tall.view(64, 48, 64)[:, 46], dim=-1)
 assert tall.shape == (1, 3072, 64) and same_place.min() > 0.98
@@ -1579,8 +1579,9 @@ def draw_listening(ax, image, shares, row, column):
 
 
 # %%
-limb = (test["parts"] == 5).flatten(1).sum(1).argmax()  # the held-out picture with the most arm in it
-asker = patchify((test["parts"][limb] == 5)[None, None].float(), config.patch)[0].sum(1).argmax().item()
+found = (test["parts"] == 5) & (predict(run.model, test["image"]) == 5)  # (B, H, W)
+limb = found.flatten(1).sum(1).argmax()  # the held-out picture in which it finds the most of an arm
+asker = patchify(found[limb][None, None].float(), config.patch)[0].sum(1).argmax().item()
 row, column = divmod(asker, run.model.vit.grid[1])
 shares = all_shares(run.model, test["image"][limb])
 depth, heads = shares.shape[:2]
@@ -1609,7 +1610,8 @@ far = torch.stack([(all_shares(run.model, picture) * apart).sum(-1).mean(-1) for
 figure, ax = plt.subplots(figsize=(5.2, 2.8), layout="constrained", dpi=72)
 ax.scatter(np.repeat(np.arange(depth) + 1, heads), far.flatten(), s=40)
 ax.axhline(apart.mean(), color="0.5", ls=":")
-ax.set(xlabel="block", ylabel="patches", ylim=(0, None), xticks=range(1, depth + 1), title="how far a head looks")
+ax.set(xlabel="block", ylabel="patches", xticks=range(1, depth + 1), title="how far a head looks")
+ax.set_ylim(0, 1.15 * float(apart.mean()))
 ax.spines[["top", "right"]].set_visible(False)
 
 # %% [markdown]
@@ -1707,8 +1709,8 @@ plots.show_images([*small, *map(draw, guess)], list(crops), columns=3, height=2.
 #
 # ## Where to read on
 #
-# - A. Vaswani et al., *Attention is all you need*, 2017. A. Dosovitskiy et al., *An image is worth 16x16 words*, ICLR
-#   2021.
+# - A. Vaswani et al., *Attention is all you need*, 2017. A. Dosovitskiy et al., *An image is worth
+#   16x16 words*, ICLR 2021.
 # - R. Xiong et al., *On layer normalization in the transformer architecture*, ICML 2020: pre-LN and post-LN.
 # - A. Henry et al., *Query-key normalization for transformers*, 2020; M. Dehghani et al., *Scaling vision
 #   transformers to 22 billion parameters*, 2023; M. Wortsman et al., *Small-scale proxies for large-scale transformer

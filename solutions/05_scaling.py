@@ -33,7 +33,8 @@
 # | **From the papers** | Sapiens §3.2, §4.1, Tables 1 and 2 · DAViD §4.1, Table 1 · ACAE S2 · MPT F · HumanRAM B |
 #
 # **Letters.** B batch · N tokens · D width · H W image; and in this chapter L the number of blocks (depth), P a number
-# of parameters, R the number of **ranks**, which are processes that train together, one to a GPU.
+# of parameters, R the number of **ranks**, which are processes that train together, one to a GPU. A **node** is one
+# machine of a cluster, mostly with eight GPUs.
 
 # %%
 # %matplotlib inline
@@ -139,10 +140,12 @@ rows = {
 _, ax = plt.subplots(figsize=(9, 2.9), layout="constrained")
 draw_memory(ax, rows, limit=80)
 ax.set(xlabel="GB on each GPU; dashed: an A100 has 80", xlim=(0, 600))
+plt.show()
 
 # %% [markdown]
 # *What a GPU has to hold while it trains Sapiens-2B's encoder on 20 images of 1024 × 1024 pixels (20,480 images over
-# 1,024 GPUs). The first bar is more than six times what an A100 has; each row below adds one idea.*
+# 1,024 GPUs), with every patch seen; pretraining hides three quarters of them (§4). The first bar is more than six
+# times what an A100 has; each row below adds one idea.*
 #
 # ## 1 How many numbers?
 #
@@ -272,8 +275,8 @@ check(block_flops)
 # $$F_\text{block} = \underbrace{24\, N D^2}_\text{linear layers} + \underbrace{4\, N^2 D}_\text{attention's own}
 #   \tag{05.2}$$
 #
-# `FlopCounterMode` watches the operations that PyTorch really calls and adds up their FLOPs, backward included. Is it
-# of our opinion?
+# `FlopCounterMode` watches the operations that PyTorch really calls and adds up their FLOPs, backward included. Does it
+# agree with us?
 
 
 # %% tags=["export"]
@@ -317,7 +320,7 @@ print(f"forward {forward / 1e9:.1f} GFLOPs, forward and backward {both / 1e9:.1f
 assert forward == block_flops(4097, 1920) and both == 3 * forward
 
 # %% [markdown]
-# Now the same counter on the same block with *real* numbers in it, on the CPU:
+# Now the same counter on a small block with *real* numbers in it, on the CPU:
 
 # %%
 small, real = Block(192, heads=3), torch.randn(1, 257, 192)
@@ -340,8 +343,9 @@ assert sympy.solve(sympy.Eq(4 * N**2 * D, 24 * N * D**2), N) == [6 * D]
 sides = np.array([224, 384, 512, 768, 1024, 1536, 2048, 4096])
 tokens = (sides // 16) ** 2 + 1
 linear, own = 48 * 24 * tokens * 1920**2 / 1e12, 48 * 4 * tokens.astype(float) ** 2 * 1920 / 1e12
-lines = {"linear layers": linear, "attention's own products": own}
+lines = {"linear layers": linear, "attention's own": own}
 plots.curve(lines, sides, "side of the image in pixels", "TFLOPs", xscale="log", yscale="log")
+plt.legend(frameon=False, loc="lower right")
 plt.axvline(1024, color="black", lw=1, ls="--")
 plt.minorticks_off()
 plt.xticks(sides[[0, 2, 4, 6, 7]], sides[[0, 2, 4, 6, 7]])
@@ -394,12 +398,13 @@ def table_macs(encoder: Encoder) -> int:
 check(table_macs)
 
 # %%
-decoder = Encoder(512, 8, 16, 4097)  # of the masked autoencoder (chapter 06)
 printed = {"Sapiens-0.3B": (0.336, 1.242), "Sapiens-0.6B": (0.664, 2.583),
            "Sapiens-1B": (1.169, 4.647), "Sapiens-2B": (2.163, 8.709)}  # fmt: skip
 macs = {name: table_macs(encoder) for name, encoder in SAPIENS.items()}
 print("              Table 2: #Params, FLOPs | ours: P, their count | really: FLOPs")
 for name, encoder in SAPIENS.items():
+    # the masked autoencoder's decoder (chapter 06): blocks; a layer into them; 4,097 positions and a mask token; a
+    # norm; a layer from 512 values to the 768 of a patch
     inner = 8 * block_parameters(512) + (encoder.width + 1) * 512 + 4098 * 512 + 2 * 512 + (512 + 1) * 768
     ours = (encoder_parameters(encoder) + inner) / 1e9, macs[name] / 1e12
     print(f"{name:13s} {printed[name]!s:>23s} | {ours[0]:8.3f}, {ours[1]:8.3f}  | {encoder_flops(encoder) / 1e12:9.3f}")
@@ -489,25 +494,30 @@ check(training_days)
 
 
 # %% [markdown]
-# Data sheets give the peak (dense matrix products of 16-bit numbers on the tensor cores) and the rated power. Energy is
-# then power × time. We count the GPUs at their rated power and nothing else, so hosts, network and cooling come on
-# top, and idle GPUs would draw less: an estimate, and said to be one.
+# Data sheets give the peak (dense matrix products of 16-bit numbers on the tensor cores, the part of a GPU that does
+# nothing else) and the rated power. Energy is then power × time. We count the GPUs at their rated power and nothing
+# else, so hosts, network and cooling come on top, and idle GPUs would draw less: an estimate, and said to be one.
 
 
 # %% tags=["export"]
 class Gpu(NamedTuple):
-    """A GPU by its data sheet: FLOP/s (dense, 16 bits, tensor cores), bytes of memory, rated watts."""
+    """A GPU by its data sheet: FLOP/s (dense, 16 bits, tensor cores), bytes of memory, rated watts, FLOP/s in fp32."""
 
     peak: float
     memory: float
     watts: float
+    fp32: float
 
 
 GPUS = {
-    "A100-80GB": Gpu(312e12, 80e9, 400),
-    "A40-48GB": Gpu(149.7e12, 48e9, 300),
-    "V100-32GB": Gpu(125e12, 32e9, 300),
-    "H100-80GB": Gpu(989e12, 80e9, 700),
+    "A100-80GB": Gpu(312e12, 80e9, 400, 19.5e12),
+    "A100-40GB": Gpu(312e12, 40e9, 400, 19.5e12),
+    "A40-48GB": Gpu(149.7e12, 48e9, 300, 37.4e12),
+    "V100-32GB": Gpu(125e12, 32e9, 300, 15.7e12),
+    "H100-80GB": Gpu(989e12, 80e9, 700, 67e12),
+    "H200-141GB": Gpu(989e12, 141e9, 700, 67e12),
+    "L40S-48GB": Gpu(362e12, 48e9, 350, 91.6e12),
+    "RTX4090-24GB": Gpu(165e12, 24e9, 450, 82.6e12),
 }
 
 
@@ -643,7 +653,8 @@ assert measured == 64 * N * D + 16 * N + 4 * heads * N
 #
 # Note what is *not* there: a table of N × N attention weights. The fused kernel recomputes them backward from one
 # number per token and head. Written as `softmax(q kᵀ) v` the block keeps them, $h N^2$ numbers: for Sapiens-2B 2.1 GB
-# in each of 48 blocks, for each image. Without fused attention such a model cannot be trained at 1024 pixels at all.
+# in each of 48 blocks, which is 103 GB for a single image. Without fused attention or checkpointing (§7) no A100 could
+# train such a model at 1024 pixels.
 #
 # With autocast (next section) the two inputs of the norms stay at 4 bytes and the other fourteen shrink to 2: 36 bytes
 # instead of 64. And with checkpointing (§7) each block keeps only its input.
@@ -766,8 +777,9 @@ with LiveBytes() as film:
     step(blocks, x)
 plots.curve({"one step": np.array(film.history) / 1e6}, xlabel="operation of PyTorch", ylabel="MB alive")
 gradients, kept = film.history[-1] / 1e6, activation_bytes(toy.encoder, 8, "fp32") / 1e6
-plt.axhline(kept, color="#d1495b", lw=1, ls="--")
-plt.axhline(gradients, color="#edae49", lw=1, ls="--")
+for height, words, colour in ((kept, "formula 05.4", "#d1495b"), (gradients, "gradients", "#edae49")):
+    plt.axhline(height, color=colour, lw=1, ls="--")
+    plt.text(len(film.history), height, words, ha="right", va="top")
 print(f"peak {film.peak / 1e6:.1f} MB; by (05.4) {kept:.1f} MB (red); gradients {gradients:.1f} MB (yellow)")
 assert film.history[-1] == 4 * sum(p.numel() for p in blocks.parameters())
 assert abs(film.peak / 1e6 - kept) < 0.2 * kept
@@ -804,11 +816,15 @@ part = Encoder(one.width, L, one.heads, one.tokens)
 for words, recompute in (("everything kept", False), ("checkpointed (§7)", True)):
     film_2b = filmed(Toy(part, batch=1), recompute=recompute)
     kept = activation_bytes(part, 1, "fp32", recompute)
-    print(f"{L} blocks of Sapiens-2B, {words:17s}: peak {film_2b.peak / 1e9:6.2f} GB, ", end="")
-    print(f"of which gradients {film_2b.history[-1] / 1e9:.2f}; activations by (05.4) {kept / 1e9:.2f} GB")
+    print(f"{L} blocks, {words:17s}: peak {film_2b.peak / 1e9:5.2f} GB; ", end="")
+    print(f"activations by (05.4) {kept / 1e9:5.2f} GB, gradients at the end {film_2b.history[-1] / 1e9:.2f} GB")
 
 # %% [markdown]
 # Real and fake agree to the byte. This is how `prove()` at the end of the chapter can try 1,024 GPUs.
+#
+# The two peaks of the giant lie at different moments. With everything kept it is the turn, where there are no gradients
+# yet: the formula's activations, and little else. Checkpointed it is the *end*: all the gradients, and of the
+# activations one block's inside.
 #
 # ## 6 Half the bits
 #
@@ -834,8 +850,9 @@ assert weight == 1
 # %% [markdown]
 # **float16** ends at 65,504. ACAE trained in it, and reports that in long runs it "is unstable, as the activations tend
 # to grow out of the representable range" (S5); it took a limit on the size of the weights to tame it. **bfloat16** has
-# the range of float32 and only three digits. Its danger is the last line: a small step on a large weight is rounded
-# away, a thousand times over. Hence the rule of **mixed precision**: *multiply* in 16 bits, *add up* and *keep* in 32.
+# the range of float32 and only two to three digits. Its danger is the last line: a small step on a large weight is
+# rounded away, a thousand times over. Hence the rule of **mixed precision**: *multiply* in 16 bits, *add up* and *keep*
+# in 32.
 #
 # `torch.autocast` is that rule as a context. Inside it, matrix products and convolutions make bf16 copies of what they
 # get; norms and losses compute in 32 bits (on a GPU softmax, too); weights, gradients and AdamW stay as they are.
@@ -907,9 +924,9 @@ assert again == plain + block_flops(4097, 1920) - last_product
 #
 # ### Exercise 05.6 — accumulate gradients  ●●○ (10 min)
 #
-# `loss(model, part)` is the mean over a part. Leave the gradient of the mean over *all* samples in the parameters, and
-# return that mean. The point is to hold one part's activations at a time, so go backward before the next part goes
-# forward.
+# `loss(model, part)` is the mean over a part. Add the gradient of the mean over *all* samples to what the parameters
+# have in `.grad` (zeroing it is the loop's business), and return that mean. The point is to hold one part's activations
+# at a time, so go backward before the next part goes forward.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -952,7 +969,8 @@ def mean_square(model, part):
 accumulate(line, mean_square, [samples])
 whole, line.weight.grad = line.weight.grad.clone(), None
 accumulate(line, mean_square, samples.split([4, 4, 2]))
-print("one part:", whole.numpy(), " parts of 4, 4 and 2:", line.weight.grad.numpy())
+print("one part:           ", whole.numpy())
+print("parts of 4, 4 and 2:", line.weight.grad.numpy())
 assert torch.allclose(whole, line.weight.grad)
 
 # %% [markdown]
@@ -998,7 +1016,7 @@ for name, options in tricks.items():
         step(blocks, x, **options)
 times = {name: timed(options) for name, options in tricks.items()}
 gradients = films["no trick"].history[-1]
-plots.curve({}, xlabel="share of the step", ylabel="MB alive")
+plots.curve({}, xlabel="share of the step's operations", ylabel="MB alive")
 plt.gcf().set_size_inches(8, 3.4)
 for name, film in films.items():
     plt.plot(np.linspace(0, 1, len(film.history)), np.array(film.history) / 1e6, lw=1.5, label=name)
@@ -1020,13 +1038,17 @@ assert all(films[name].peak < films["no trick"].peak for name in ("autocast", "f
 # *The film of one step under each trick; dashed yellow: the gradients, which all of them leave behind. Autocast lowers
 # the mountain. In parts there are four hills, the last three standing on the gradients of the first. Checkpointing
 # turns the mountain into a ramp with a tooth for each block that is computed again.* Look at the last row: most of what
-# is left are the gradients, which lie there all the time once the first part is through, so more parts would save
-# little. For the giant at the top of the chapter, with 20 images at a time, activations are nearly everything, and
-# every trick counts.
+# is left is gradients, which lie there all the time once the first part is through, so more parts would save little.
+# For the giant at the top of the chapter, with 20 images at a time, activations are nearly everything, and every trick
+# counts.
+#
+# Autocast saves less here than the 36/64 of §5 promise. This is a CPU, where attention is written out (§6) and keeps
+# its N × N weights, and the 16-bit copies of the weights are alive, too: at `laptop` 228 MB by formula 05.4, 50 of
+# attention and 28 of copies make 306 of the 319 that were seen.
 #
 # ## 9 Many ranks
 #
-# **The question.** One A100 would take 50 years for 1,024 × 18 days. How do 1,024 of them work as one?
+# **The question.** What 1,024 A100s did in 18 days would take one of them 50 years. How do 1,024 work as one?
 #
 # **The idea.** Accumulate in space instead of time. Each rank goes forward and backward with *its* share of the batch;
 # then all replace their gradient by the mean over ranks, and by equation 05.5 that is the gradient of the whole batch.
@@ -1184,7 +1206,7 @@ def train_toy(model, share=slice(0, 8), steps=6):
 
 # %%
 SCRIPT = """
-import json
+import json, os
 from pathlib import Path
 import torch, torch.distributed as dist
 from torch import nn
@@ -1205,6 +1227,7 @@ for way in ("DDP", "FSDP2"):
     report[way] = {{"losses": (losses / ranks).tolist(), "held": held}}
 Path(f"rank{{rank}}.json").write_text(json.dumps(report))
 dist.destroy_process_group()
+os._exit(0)  # at once: a thread of gloo's that lets go of a tensor while Python clears up would abort the process
 """
 
 # %% [markdown]
@@ -1276,10 +1299,11 @@ assert sum(p.nbytes for p in held.values()) == rows["FSDP2, rank 1"]["parameters
 # **The question.** 1,024 ranks with several worker processes each read one data set. How is every picture read once an
 # epoch, by one of them; and when the run dies after 11,000 steps, how does it go on at the very next picture?
 #
-# **The idea.** Data comes in **shards**, tar files of some hundred pictures that are read from front to back (chapter
-# 03's `course data make` writes them). Every epoch the shards are put in an order that depends on a seed alone. Cut
-# that order into $\ell$ **lanes**: lane $i$ takes every $\ell$-th shard, and gives the same number of samples to every
-# batch. Now share out the lanes: a contiguous block of them to each rank, and each rank's block to its workers.
+# **The idea.** Data comes in **shards** (the word of §9 for another thing): tar files of some hundred pictures that are
+# read from front to back. Chapter 03's `course data make` writes them, and beside them a **manifest**, the list of the
+# shards with how many samples each one has. Every epoch the shards are put in an order that depends on a seed alone.
+# Cut that order into $\ell$ **lanes**: lane $i$ takes every $\ell$-th shard, and gives the same number of samples to
+# every batch. Now share out the lanes: a contiguous block of them to each rank, and each rank's block to its workers.
 #
 # A batch is then the same whoever reads it: 8 lanes on 1 rank, 2 or 8 give the same pictures in every batch. And since
 # the manifest says how many samples a shard has, the place of batch 11,000 in each lane is arithmetic: nothing has to
@@ -1365,7 +1389,7 @@ assert first_batches(2, count=1) == first_batches(0)[2:]
 # gradient, and in a batch's accidental direction:
 
 # %%
-weights, start_values = nn.Parameter(torch.zeros(4)), torch.zeros(4)
+weights = nn.Parameter(torch.zeros(4))
 optimizer = torch.optim.AdamW([weights], lr=1e-3, weight_decay=0)
 (weights * torch.tensor([1e3, 1.0, -1e-3, 1e-5])).sum().backward()  # gradients from a thousand to a hundred-thousandth
 optimizer.step()
@@ -1546,7 +1570,8 @@ def calculate(model, gpu, gpus, images, precision, checkpointing, stage, utilisa
     ax.set(xlabel=f"GB on each {gpu} (dashed: what it has)", xlim=(0, max(100, 1.5 * sum(kinds.values()) / 1e9)))
     ax.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.35))
     plt.show()
-    days = training_days(encoder_flops(encoder), 3e8, gpus, sheet.peak, utilisation, checkpointing)
+    peak = sheet.fp32 if precision == "fp32" else sheet.peak
+    days = training_days(encoder_flops(encoder), 3e8, gpus, peak, utilisation, checkpointing)
     print(ADVICE[first_too_large(kinds, sheet.memory)] + f"; {images * gpus:,} images in one pass of all GPUs")
     kilowatt_hours = energy(gpus, days, gpu)
     print(f"{days:,.1f} days at an assumed {utilisation:.0%} of peak, {kilowatt_hours:,.0f} kWh for the GPUs alone")
@@ -1596,13 +1621,14 @@ for words, options in settings.items():
 #
 # **The question.** What did the five papers' runs cost, as far as they say?
 #
-# A `PaperRun` holds what a paper prints. (Two samples are sums of ours: Sapiens' tokens over patches, and DAViD's
-# 300,000 pictures times 100 epochs.) Utilisation needs the operations of a sample, and those need an assumption where
-# the model is not wholly described:
+# A `PaperRun` holds what a paper prints. (Two numbers of samples are our own arithmetic: Sapiens' tokens over patches,
+# and DAViD's 300,000 pictures times 100 epochs.) Utilisation needs the operations of a sample, and those need an
+# assumption where the model is not wholly described:
 #
 # - **Sapiens-2B**: the two readings of §4.
-# - **HumanRAM**: 12 layers of width 768 on 8 × 8 patches; we assume that the input views are read once more for each
-#   of the four target views, as its base model LVSM does. Decoder, perceptual loss and rendering are not counted.
+# - **HumanRAM**: 12 layers of width 768 on 8 × 8 patches; we assume that the input views (two in the first stage, four
+#   in the second) are read once more for each of the four target views, as its base model LVSM does. Decoder,
+#   perceptual loss and rendering are not counted.
 # - **DAViD-Large**: Table 1's 663 GFLOPs (§3). The paper prints no time; 500 GPU hours are from the authors' model
 #   card.
 # - **ACAE**, **MPT**: not computable. The operations of ACAE's EfficientNetV2 are not in the paper, nor MPT's days and
@@ -1659,7 +1685,7 @@ assert 0.009 < utilisations["Sapiens-2B"] < 0.010 and 0.036 < utilisations["Sapi
 # **The question.** How does one start a run on 1,024 GPUs for the first time, when an hour of them costs 1,024 hours?
 #
 # **The idea.** Prove everything that one machine can prove *before* the first GPU is switched on. A job is a chapter's
-# recipe and a mesh of nodes and GPUs. `transformers`, `vit-2b` is chapter 04's own task with an encoder of
+# recipe and a mesh: a grid of nodes and GPUs. `transformers`, `vit-2b` is chapter 04's own task with an encoder of
 # Sapiens-2B's sizes.
 #
 # - `plan()` does the arithmetic of this chapter.
@@ -1667,7 +1693,8 @@ assert 0.009 < utilisations["Sapiens-2B"] < 0.010 and 0.036 < utilisations["Sapi
 #   PyTorch's own `fully_shard`, and takes a step: what does one rank hold, by kind? Then it starts two real processes
 #   of the same program at a small size, kills one with a signal that nothing can catch, starts them again, and compares
 #   the loss curve with an undisturbed one. (At `smoke` only the simulation runs, of the small size.)
-# - `script()` writes the file for Slurm's `sbatch`, with restart and rendezvous; `submit()` would print and run the
+# - `script()` writes the file for `sbatch`, the door of Slurm, which hands out the machines of most clusters. In it
+#   stand the restart after a fall, and the address at which all processes meet. `submit()` would print and run the
 #   command.
 #
 # A launch runs the course's code, not the functions that you wrote in this notebook.
@@ -1686,7 +1713,7 @@ job.plan()
 
 # %%
 ours = memory(giant, 4096 // job.world, ranks=job.gpus_per_node, stage=3, recompute=True)
-print(f"{sum(ours.values()) / 2**30:.1f} GiB:", {kind: round(size / 2**30, 2) for kind, size in ours.items()})
+print(f"{sum(ours.values()) / 2**30:.1f} GiB:", *(f" {kind} {size / 2**30:.2f}" for kind, size in ours.items()))
 
 # %% [markdown]
 # Now the simulation, operation by operation. (The first call takes half a minute.)
@@ -1709,7 +1736,7 @@ print(job.script(out="runs/vit-2b"))
 # - A FLOP in a table has no unit until you have reproduced it. Counters differ by the factor of two of a multiply-add,
 #   and by everything that they do not know.
 # - State is 16 bytes per parameter. Activations are 64 bytes per token and width in each block, 36 under autocast, 4
-#   with checkpointing: for pictures of a thousand pixels *they* decide what fits.
+#   with checkpointing: for pictures a thousand pixels wide *they* decide what fits.
 # - Multiply in 16 bits, add up and keep in 32.
 # - Accumulation and data parallelism are the same sum, over time and over ranks. Divide by samples, not by parts.
 # - All-reduce is reduce-scatter and all-gather. FSDP stops between them, and keeps 1/R of everything.

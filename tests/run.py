@@ -15,7 +15,10 @@ NBVAL = [PYTHON, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "--nbval-
 # Files that have a group of their own; every other tests/test_*.py is a unit, property or bad-input test.
 OWN_GROUP = {
     "checks x wrong answers": ["test_checks.py", "test_exercises.py"],
-    "parity": ["test_cameras.py", "test_bodies.py", "test_rendering.py", "test_transformers.py", "test_metrics_*.py"],
+    "parity": [
+        *("test_cameras.py", "test_bodies.py", "test_rendering.py", "test_transformers.py", "test_metrics_*.py"),
+        "test_sapiens_*.py",
+    ],
     "data scripts": ["test_assets.py"],
     "launches": ["test_launch*.py"],
     "notebooks": ["test_notebooks.py"],

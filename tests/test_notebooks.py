@@ -1,5 +1,7 @@
 """Notebooks as files that Jupyter and Jupytext read, and running them: pages, results, failures, stored outputs."""
 
+import base64
+import io
 import os
 import re
 import signal
@@ -9,8 +11,10 @@ import time
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
 from conftest import CAMERAS, write_course
+from PIL import Image
 
 from course_lib import build, run_notebook
 from course_lib.chapter_source import Chapter, chapters
@@ -237,3 +241,23 @@ def test_page_keeps_a_hint_folded():
     hint = "<details><summary>Hint</summary>\n\nthe hint itself\n\n</details>"
     page = run_notebook.to_page(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(hint)]))
     assert page.index("<details>") < page.index("the hint itself") < page.index("</details>")
+
+
+def test_a_stored_picture_is_smaller_and_looks_alike():
+    y, x = np.mgrid[:200, :200] / 200
+    noise = np.random.default_rng(0).normal(0, 0.02, (200, 200, 3))
+    picture = ((np.stack([x, y, x * y], -1) + noise).clip(0, 1) * 255).astype(np.uint8)
+    png = png_text(picture)
+    small = run_notebook.palette_picture(png)
+    again = np.asarray(Image.open(io.BytesIO(base64.b64decode(small))).convert("RGB"))
+    assert len(small) < 0.5 * len(png) and np.abs(again - picture.astype(float)).mean() < 6
+    assert run_notebook.palette_picture(small) == small
+    glass = png_text(np.concatenate([picture, picture[..., :1]], -1))
+    assert run_notebook.palette_picture(glass) == glass
+
+
+def png_text(pixels: np.ndarray) -> str:
+    """Pixels (H, W, 3 or 4) as a PNG, base64."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return base64.b64encode(data.getvalue()).decode()

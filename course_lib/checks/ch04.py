@@ -40,6 +40,9 @@ def attention(answer):
         scores.softmax(-2) @ v,
         "The softmax runs over the queries. For each query the shares of all *keys* sum to 1: the last dimension",
     )
+    expect_not_close(
+        found, (q @ k.mT).softmax(-1) / 8**0.5 @ v, "The root divides the scores, before the softmax: not the shares"
+    )
     expect_not_close(found, scores @ v, "There is no softmax: scores are no shares. They don't sum to 1")
     expect_close(
         found, scores.softmax(-1) @ v, "3 queries, 5 keys of width 8, values of width 6 (÷ √d, softmax, times v)"
@@ -57,6 +60,11 @@ def attention_unscaled(q, k, v):
 @wrong_answer("04.1", says="divide by the root")
 def attention_divided_by_width(q, k, v):
     return (q @ k.mT / q.shape[-1]).softmax(-1) @ v
+
+
+@wrong_answer("04.1", says="not the shares")
+def attention_divided_too_late(q, k, v):
+    return (q @ k.mT).softmax(-1) / q.shape[-1] ** 0.5 @ v
 
 
 @wrong_answer("04.1", says="runs over the queries")
@@ -253,6 +261,9 @@ def rms_norm(answer):
     )
     expect_close(found, x / rms * norm.weight, "5 tokens of width 6 (the mean runs over the last dimension only)")
     expect_close(answer(norm, torch.zeros(2, 6)), torch.zeros(2, 6), "zeros (add eps before the root)")
+    tiny = 1e-3 * x
+    expected = tiny * (tiny.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * norm.weight
+    expect_close(answer(norm, tiny), expected, "small tokens (eps is added to the mean square, under the root)")
     half = x.bfloat16()
     expect_dtype(answer(norm, half), torch.bfloat16, "the result for bf16 tokens (end in the dtype that x came with)")
     exact = (half.float() / half.float().square().mean(-1, keepdim=True).sqrt() * norm.weight).bfloat16()
@@ -263,6 +274,11 @@ def rms_norm(answer):
 def rms_centred(self, x):
     x = x - x.mean(-1, keepdim=True)
     return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+
+
+@wrong_answer("04.4", says="under the root")
+def rms_eps_outside(self, x):
+    return x / (x.square().mean(-1, keepdim=True).sqrt() + self.eps) * self.weight
 
 
 @wrong_answer("04.4", says="learned scale")
@@ -320,6 +336,10 @@ def patchify(answer):
         cut(PICTURES, 2, (0, 1, 2), columns_first=True),
         "The patches go column by column. Row by row: the second one is to the right of the first",
     )
+    apart = PICTURES.unflatten(3, (2, 3)).unflatten(2, (2, 2)).permute(0, 3, 5, 1, 2, 4).reshape(2, 6, 12)
+    expect_not_close(
+        found, apart, "Neighbours in a patch are no neighbours in the picture: H is (h p), patch first, not (p h)"
+    )
     expect_not_close(found, cut(PICTURES, 2, (0, 2, 1)), "Rows and columns inside a patch are swapped")
     if isinstance(found, Tensor) and found.shape == (2, 6, 12):
         reshaped = torch.equal(found, PICTURES.reshape(2, 6, 12))
@@ -331,6 +351,13 @@ def patchify(answer):
     one = torch.randn(1, 1, 3, 9, requires_grad=True)
     expect_close(answer(one, 3), cut(one, 3, (0, 1, 2)), "one grey picture of 3 x 9 in patches of 3")
     expect_gradient(answer(one, 3), one, "the gradient")
+
+
+@wrong_answer("04.5", says="no neighbours in the picture")
+def patches_of_scattered_pixels(images, patch):
+    rows, columns = images.shape[2] // patch, images.shape[3] // patch
+    split = images.unflatten(3, (patch, columns)).unflatten(2, (patch, rows))  # (B, C, p, h, q, w)
+    return split.permute(0, 3, 5, 1, 2, 4).flatten(3).flatten(1, 2)
 
 
 @wrong_answer("04.5", says="channel comes last")
@@ -407,6 +434,8 @@ def sincos(answer):
     interleaved = expected.unflatten(1, (2, 2, 4)).transpose(2, 3).flatten(1)
     words = "Sine and cosine take turns. First all sines of x, then all cosines of x, then those of y"
     expect_not_close(found, interleaved, words)
+    by_wave = expected.unflatten(1, (2, 2, 4)).transpose(1, 2).flatten(1)
+    expect_not_close(found, by_wave, "Sines of x and y come first here. All of x, sines and cosines, then all of y")
     cosine_first = expected.unflatten(1, (2, 2, 4)).flip(2).flatten(1)
     expect_not_close(found, cosine_first, "The cosines come first here: sines, then cosines")
     expect_not_close(
@@ -426,6 +455,12 @@ def waves(rows: int, columns: int, frequency: Tensor) -> Tensor:
     y, x = torch.meshgrid(torch.arange(float(rows)), torch.arange(float(columns)), indexing="ij")
     angles = [place.flatten()[:, None] * frequency for place in (x, y)]
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], 1)
+
+
+@wrong_answer("04.7", says="then all of y")
+def sincos_by_wave(grid, width):
+    table = transformers.sincos_position_embedding(grid, width)
+    return table.unflatten(1, (2, 2, width // 4)).transpose(1, 2).flatten(1)
 
 
 @wrong_answer("04.7", says="Rows come first")
@@ -532,7 +567,7 @@ def embed(answer):
             torch.cat([cls, patches + places[:, 1:]], 1)
         ),
         "The cls token stands at the end. It stands in front, as its row of the table does": (
-            torch.cat([patches + places[:, 1:], cls + places[:, :1]], 1)
+            torch.cat([patches, cls], 1) + places
         ),
         "The places are not added": torch.cat([cls, patches], 1),
         "The patches have the wrong rows of the table: its first row is the cls token's, theirs begin after it": (
@@ -565,8 +600,8 @@ def embed_cls_without_place(self, images):
 
 @wrong_answer("04.9", says="at the end")
 def embed_cls_last(self, images):
-    tokens = self.patch_embed(images) + self.pos_embed[:, 1:]
-    return torch.cat([tokens, (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)], 1)
+    tokens = self.patch_embed(images)
+    return torch.cat([tokens, self.cls_token.expand(len(tokens), -1, -1)], 1) + self.pos_embed
 
 
 @wrong_answer("04.9", says="places are not added")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from course_lib.chapters import scaling
 from course_lib.checks import (
+    Wrong,
     check_for,
     expect,
     expect_close,
@@ -26,6 +27,8 @@ def expect_number(actual, expected: float, mistakes: dict[float, str], what: str
     expect_type(actual, (int, float), what)
     for mistake, words in mistakes.items():
         expect(abs(actual - mistake) > 1e-9 * abs(mistake), words)
+    if isinstance(actual, int) and isinstance(expected, int):
+        expect(actual == expected, f"{what}: {actual:,} came back, {expected:,} was expected")
     expect_close(float(actual), float(expected), what, atol=0, rtol=1e-9)
 
 
@@ -115,6 +118,7 @@ def table_macs(answer):
         linear + patches: "The norms are missing: 5 for each of the N·D numbers that enter one of the 2 L + 1 norms",
         linear + patches + norms * 6 // 7: "One norm is missing: two in each block, and one at the end",
         linear + patches * 17 // 16 + norms: "The cls token has no pixels: N - 1 patches go through the embedding",
+        linear + 16 * 768 * D + norms: "This encoder's patches have 192 numbers, not 768: use encoder.patch_values",
         linear * 16 // 17
         + patches
         + norms * 16 // 17: "The cls token goes through the blocks, too: N tokens, not N - 1",
@@ -136,6 +140,12 @@ def in_flops(encoder):
 def linear_layers_only(encoder):
     patches = (encoder.tokens - 1) * encoder.patch_values * encoder.width
     return 12 * encoder.tokens * encoder.width**2 * encoder.depth + patches
+
+
+@wrong_answer("05.3", says="use encoder.patch_values")
+def patches_of_768(encoder):
+    others = (768 - encoder.patch_values) * (encoder.tokens - 1) * encoder.width
+    return scaling.table_macs(encoder) + others
 
 
 @wrong_answer("05.3", says="no pixels")
@@ -236,12 +246,13 @@ def gradients_whole(parameters, ranks=1, stage=0):
 
 # --------------------------------------------------------------------------------------------------- 05.6 accumulate
 class OneAtATime(torch.autograd.Function):
-    """Passes a loss on; counts how many parts have gone forward and not yet backward, and the most there were."""
+    """Passes a loss on; counts how many parts have gone forward, how many of them not yet backward, and the most."""
 
-    waiting = most = 0
+    parts = waiting = most = 0
 
     @staticmethod
     def forward(ctx, loss):
+        OneAtATime.parts += 1
         OneAtATime.waiting += 1
         OneAtATime.most = max(OneAtATime.most, OneAtATime.waiting)
         return loss.clone()
@@ -264,7 +275,7 @@ def accumulate(answer):
 
     def gradient(sizes):
         model.zero_grad()
-        OneAtATime.waiting = OneAtATime.most = 0
+        OneAtATime.parts = OneAtATime.waiting = OneAtATime.most = 0
         mean = answer(model, mean_square, samples.split(sizes))
         expect(model.weight.grad is not None, "The parameters have no gradient: call .backward() on each part's loss")
         return mean, model.weight.grad
@@ -288,11 +299,23 @@ def accumulate(answer):
         "The second part went forward before the first went backward: both graphs are in memory, and nothing is saved. "
         "Call .backward() inside the loop",
     )
+    calls = "once" if OneAtATime.parts == 1 else f"{OneAtATime.parts} times"
+    expect(
+        OneAtATime.parts == 2,
+        f"For two parts the loss was called {calls}: call it once with each part, so that only one part's activations "
+        "are in memory",
+    )
     mean, found = gradient([4, 4, 2])
     what = "the gradient from parts of 4, 4 and 2 samples: each counts with its share of all samples (not 1/3)"
     expect_close(found, right, what)
     expect_type(mean, float, "the mean loss (a number: .item())")
     expect_close(mean, whole.item(), "the mean loss of all samples, parts of 4, 4 and 2")
+    model.weight.grad = torch.ones(2, 3)
+    answer(model, mean_square, samples.split(5))
+    expect_not_close(
+        model.weight.grad, right, "A gradient that was there before is gone: add to it, and leave zeroing to the loop"
+    )
+    expect_close(model.weight.grad, right + 1, "the gradient where there was one before (it is added to)")
 
 
 @wrong_answer("05.6", says="not divided")
@@ -332,6 +355,19 @@ def all_at_once(model, loss, parts):
     total = sum(len(part) / samples * loss(model, part) for part in parts)
     total.backward()
     return total.item()
+
+
+@wrong_answer("05.6", says="once with each part")
+def in_one_piece(model, loss, parts):
+    value = loss(model, torch.cat(list(parts)))
+    value.backward()
+    return value.item()
+
+
+@wrong_answer("05.6", says="leave zeroing to the loop")
+def zeroed_first(model, loss, parts):
+    model.zero_grad()
+    return scaling.accumulate(model, loss, parts)
 
 
 @wrong_answer("05.6", says="a number")
@@ -390,7 +426,11 @@ def summed_in_place(gradients):
 # --------------------------------------------------------------------------------------------------------- 05.8 shard
 @check_for("05.8")
 def shard(answer):
-    parameters = {"weight": torch.arange(24.0).view(8, 3), "bias": torch.arange(5.0), "scale": torch.arange(2.0)}
+    parameters = {
+        "weight": torch.arange(24.0).view(8, 3),
+        "bias": torch.arange(5.0),
+        "low": torch.arange(6.0).view(2, 3),
+    }
     found = answer(parameters, 1, 4)
     expect_type(found, dict, "what rank 1 of 4 holds")
     expect(
@@ -406,7 +446,11 @@ def shard(answer):
         "Rank 1 holds the whole weight: nothing is saved. Cut it, and take one piece",
     )
     expect_equal(found["weight"], parameters["weight"][2:4], "rows of an (8, 3) weight on rank 1 of 4")
-    sizes = [len(answer(parameters, rank, 4)["bias"]) for rank in range(4)]
+    try:
+        sizes = [len(answer(parameters, rank, 4)["bias"]) for rank in range(4)]
+    except IndexError:
+        words = "On 4 ranks a (5,) bias has three pieces, and a (2, 3) weight two: an IndexError on the ranks beyond. "
+        raise Wrong(words + "They hold no rows: tensor[:0]") from None
     expect(
         sum(sizes) == 5,
         f"The 4 ranks hold {sizes} of 5 rows: {'some are lost' if sum(sizes) < 5 else 'some are held twice'}",
@@ -417,7 +461,7 @@ def shard(answer):
     )
     expect_equal(sizes, [2, 2, 1, 0], "the rows of a (5,) bias on 4 ranks (pieces of ⌈5 / 4⌉ rows)")
     last = answer(parameters, 3, 4)
-    expect_equal(last["scale"], parameters["scale"][:0], "a (2,) scale on rank 3 of 4 (no rows)")
+    expect_equal(last["low"], parameters["low"][:0], "a (2, 3) weight on rank 3 of 4 (no rows, as wide as before)")
 
 
 @wrong_answer("05.8", says="along its last")
@@ -438,6 +482,12 @@ def remainder_dropped(parameters, rank, ranks):
 @wrong_answer("05.8", says="2, 1, 1, 1")
 def split_evenly(parameters, rank, ranks):
     return {name: p.tensor_split(ranks)[rank] for name, p in parameters.items()}
+
+
+@wrong_answer("05.8", says="as wide as before")
+def empty_of_another_shape(parameters, rank, ranks):
+    held = scaling.shard(parameters, rank, ranks)
+    return {name: piece if len(piece) else torch.empty(0) for name, piece in held.items()}
 
 
 @wrong_answer("05.8", says="IndexError")
@@ -462,7 +512,12 @@ def lanes_of(answer):
     flat = sorted(lane for lanes in uneven for lane in lanes)
     expect(flat == [3, 4, 5], f"The two workers of rank 1 of 2 read {uneven} of 6 lanes: together that must be 3, 4, 5")
     expect_equal(uneven, [[3, 4], [5]], "three lanes for two workers (the first gets one more)")
-    expect_equal(answer(0, 4, 2, 3, 8), [], "worker 2 of 3, where its rank has two lanes")
+    try:
+        idle = answer(0, 4, 2, 3, 8)
+    except IndexError:
+        words = "An IndexError for worker 2 of 3, where its rank has two lanes: such a worker reads none, []. "
+        raise Wrong(words + "tensor_split gives empty pieces, chunk leaves them out") from None
+    expect_equal(idle, [], "worker 2 of 3, where its rank has two lanes")
 
 
 @wrong_answer("05.9", says="seen many times")
@@ -480,6 +535,11 @@ def dealt_in_turn(rank, ranks, worker, workers, lanes):
     return list(range(rank * workers + worker, lanes, ranks * workers))
 
 
+@wrong_answer("05.9", says="IndexError")
+def idle_workers_forgotten(rank, ranks, worker, workers, lanes):
+    return torch.arange(lanes).view(ranks, -1)[rank].chunk(workers)[worker].tolist()
+
+
 @wrong_answer("05.9", says="together that must be")
 def workers_remainder_dropped(rank, ranks, worker, workers, lanes):
     own = lanes // ranks
@@ -494,14 +554,18 @@ def warmup_cosine(answer):
     expect(
         answer(0, 100, 10) != 0, "At step 0 the rate is 0, and the step is lost: it is (step + 1) / warmup, here 0.1"
     )
+    expect(
+        abs(answer(0, 100, 10) - 0.1 * (1 + math.cos(math.pi / 9)) / 2) > 1e-6,
+        "The cosine is at work during the warm-up already: s - w is negative there, so clamp p to 0 ... 1",
+    )
     expect_close(answer(0, 100, 10), 0.1, "the factor at step 0 of 100, warm-up 10")
+    for step in (9, 55):
+        expect(
+            abs(answer(step, 100, 10) - (1 + math.cos(math.pi * step / 100)) / 2) > 1e-6,
+            "The cosine began at step 0. It begins where the warm-up ends: p = (s - w) / (S - w)",
+        )
     expect_close(answer(9, 100, 10), 1.0, "the factor at step 9 of 100, where the warm-up of 10 ends")
     middle = answer(55, 100, 10)
-    whole = (1 + math.cos(math.pi * 55 / 100)) / 2
-    expect(
-        abs(middle - whole) > 1e-6,
-        "The cosine began at step 0. It begins where the warm-up ends: p = (s - w) / (S - w)",
-    )
     expect(
         abs(middle - math.cos(math.pi / 2)) > 1e-6,
         "Half way the rate is 0, later negative: (1 + cos) / 2 runs from 1 to 0",
@@ -511,7 +575,12 @@ def warmup_cosine(answer):
     below = answer(100, 100, 10, 0.2)
     expect_close(below, 0.2, "the factor at the end with floor=0.2")
     expect_close(answer(55, 100, 10, 0.2), 0.6, "half way with floor=0.2: f + (1 - f) / 2, not max(f, …)")
-    expect_close(answer(0, 100), 1.0, "the factor at step 0 without a warm-up")
+    try:
+        first = answer(0, 100)
+    except ZeroDivisionError:
+        words = "A ZeroDivisionError without a warm-up (warmup=0): then the first factor of equation 05.6 is 1"
+        raise Wrong(words) from None
+    expect_close(first, 1.0, "the factor at step 0 without a warm-up")
     expect_close(answer(150, 100, 10, 0.2), 0.2, "the factor after the end (p stays 1)")
 
 
@@ -525,7 +594,13 @@ def from_zero(step, steps, warmup=0, floor=0.0):
 def cosine_from_step_zero(step, steps, warmup=0, floor=0.0):
     rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     half = (1 + math.cos(math.pi * min(1, step / steps))) / 2
-    return 1.0 if step == warmup - 1 else rise * (floor + (1 - floor) * half) if step else rise
+    return rise * (floor + (1 - floor) * half)
+
+
+@wrong_answer("05.10", says="clamp p")
+def never_clamped(step, steps, warmup=0, floor=0.0):
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * (floor + (1 - floor) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2)
 
 
 @wrong_answer("05.10", says=r"max\(f")

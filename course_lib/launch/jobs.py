@@ -8,32 +8,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from course_lib.chapters.scaling import GPUS
 from course_lib.paths import CHAPTERS, SOLUTIONS
 from course_lib.recipe import Recipe, Stream
 
 PARALLEL = ("fsdp", "hsdp", "ddp")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """GiB of memory; FLOP/s of dense matrix products at best, in bf16 (V100: fp16) and fp32; watts of the board."""
-
-    memory: float
-    bf16: float
-    fp32: float
-    watts: float
-
-
-# From the makers' data sheets, without sparsity; fp32 without TF32, as PyTorch computes unless told otherwise.
-GPUS = {
-    "A100-80GB": Gpu(80, 312e12, 19.5e12, 400),
-    "A100-40GB": Gpu(40, 312e12, 19.5e12, 400),
-    "H100-80GB": Gpu(80, 989e12, 67e12, 700),
-    "H200-141GB": Gpu(141e9 / 2**30, 989e12, 67e12, 700),
-    "L40S-48GB": Gpu(48, 362e12, 91.6e12, 350),
-    "RTX4090-24GB": Gpu(24, 165e12, 82.6e12, 450),
-    "V100-32GB": Gpu(32, 125e12, 15.7e12, 300),
-}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from course_lib.chapters.scaling import GPUS
 from course_lib.files import write_atomic
-from course_lib.launch.jobs import GPUS, Job
+from course_lib.launch.jobs import Job
 from course_lib.launch.trace import Trace, trace
 from course_lib.paths import RESULTS
 from course_lib.recipe import PaperRun, Recipe
@@ -42,12 +43,12 @@ class Plan:
     gpu_hours = property(lambda self: 24 * self.days * self.job.world)
     kilowatt_hours = property(lambda self: self.gpu_hours * GPUS[self.job.gpu].watts / 1000)
     bytes = property(lambda self: sum(self.memory.values()))
-    capacity = property(lambda self: USABLE * GPUS[self.job.gpu].memory * 2**30)
+    capacity = property(lambda self: USABLE * GPUS[self.job.gpu].memory)
     fits = property(lambda self: self.bytes <= self.capacity)
 
     def peak(self, gpu: str) -> float:
         """FLOP/s of a GPU at best, in the recipe's precision."""
-        return getattr(GPUS[gpu], self.recipe.precision)
+        return GPUS[gpu].fp32 if self.recipe.precision == "fp32" else GPUS[gpu].peak
 
     @property
     def largest_micro_batch(self) -> int:
@@ -77,9 +78,8 @@ class Plan:
         job, recipe, traced, paper = self.job, self.recipe, self.trace, self.recipe.paper or PaperRun("")
         tokens = traced.tokens and recipe.batch_size * traced.tokens
         implied, hours = self.paper_utilisation, paper.days and paper.gpus and 24 * paper.days * paper.gpus
-        all_memory = (
-            f"{byte_count(self.bytes)} of {GPUS[job.gpu].memory:.0f} GiB: {'fits' if self.fits else 'does NOT fit'}"
-        )
+        fits = "fits" if self.fits else "does NOT fit"
+        all_memory = f"{byte_count(self.bytes)} of {byte_count(GPUS[job.gpu].memory)}: {fits}"
         return [
             ("parameters", counted(traced.parameters), counted(paper.parameters)),
             ("FLOPs of a sample, forward", short(traced.forward), short(paper.flops)),

@@ -1,0 +1,1 @@
+"""What the chapters' SHIPPED and STUDIES run: everything that needs data, training and metrics at once."""
