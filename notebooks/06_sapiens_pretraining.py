@@ -1659,8 +1659,8 @@ plots.show_images([*few, *colours], columns=len(chosen), height=1.55)
 
 
 # %% [markdown]
-# *Above: held-out people. Below: their tokens in the same three colours for all.* Nobody told the network where a person
-# ends, and in most pictures one sees it.
+# *Above: held-out people. Below: their tokens in the same three colours for all.* Nobody told the network where a
+# person ends, and in most pictures one sees it.
 #
 # **Whom does cls ask?** The cls token belongs to no patch and no loss was ever put on it. Its shares in the last block:
 
