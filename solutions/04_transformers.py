@@ -1595,9 +1595,9 @@ assert torch.allclose(shares.sum(-1), torch.ones_like(shares[..., 0]), atol=1e-4
 
 # %% [markdown]
 # *One held-out picture, one patch of an arm (red square), a column per block, a row per head; bright is where the
-# patch listens, each picture measured by its own largest share.* In the first blocks several heads listen to what looks
-# alike, the other skin in the picture: the rest of the arm, and the face. Later ones look at outlines, at hair, at what
-# lies around. Nobody told them whom to ask; only the parts were ever told.
+# patch listens, each picture measured by its own largest share.* In the first block a head listens to what looks alike,
+# skin: the other arm, shoulders and neck. From the second on some listen to the shirt, stripe by stripe, and later ones
+# to the border of hair and face, or to the wall around. Nobody told them whom to ask; only the parts were ever told.
 #
 # How far do they look? The mean distance of what a token listens to, for each head, over held-out pictures, as
 # Dosovitskiy et al. draw it (their Figure 7).
