@@ -71,7 +71,9 @@ def load(chapter: Chapter, edition: str, store: bool = False) -> NotebookNode:
 
 
 def execute(chapter: Chapter, notebook: NotebookNode, scale: str, on_cell: Callable[[int], None] | None = None) -> None:
-    """Runs every cell in a fresh kernel of this interpreter, in the repository's root. RunFailed names the cell."""
+    """Runs every cell in a fresh kernel of this interpreter, in the repository's root.
+
+    RunFailed names the cell. KeyboardInterrupt after Ctrl-C or SIGTERM: the kernel has ended then."""
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, whatever the user has installed elsewhere
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False)
     client.kernel_manager_class = SteadyManager
@@ -87,8 +89,12 @@ def execute(chapter: Chapter, notebook: NotebookNode, scale: str, on_cell: Calla
     client.on_cell_start = start
     try:
         client.execute(env={**os.environ, "COURSE_SCALE": scale})
-    except (CellExecutionError, DeadKernelError) as error:
-        raise RunFailed(failure_words(chapter, notebook, started[-1])) from error
+    except Exception as error:
+        if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient answered a signal by ending the kernel
+            raise KeyboardInterrupt from None
+        if isinstance(error, CellExecutionError | DeadKernelError):
+            raise RunFailed(failure_words(chapter, notebook, started[-1])) from error
+        raise
 
 
 def failure_words(chapter: Chapter, notebook: NotebookNode, index: int) -> str:

@@ -135,8 +135,10 @@ import sys
 from pathlib import Path
 from course_lib.chapter_source import Chapter
 from course_lib.run_notebook import run
-print("started", flush=True)
-run(Chapter("01_cameras", Path(sys.argv[1])), "student", "laptop", store=True)
+try:
+    run(Chapter("01_cameras", Path(sys.argv[1])), "student", "laptop", store=True)
+except KeyboardInterrupt:
+    sys.exit("interrupted")
 """
 
 
@@ -145,14 +147,15 @@ def test_ctrl_c_leaves_everything_as_it_was(tmp_path):
     endless = "\n# %%\nimport time\n\nPath('running').write_text(str(os.getpid()))\ntime.sleep(60)\n"
     chapter = runnable(tmp_path, RUNNABLE + endless)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=-3)
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)], stderr=subprocess.PIPE, text=True)
     marker = tmp_path / "running"
     while not (marker.exists() and marker.read_text()):
         assert process.poll() is None
         time.sleep(0.05)
     kernel = int(marker.read_text())
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) != 0
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 1 and "interrupted" in said.splitlines()  # the dying kernel may say more
     marker.unlink()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert chapter.student_notebook in before and not is_running(kernel)
