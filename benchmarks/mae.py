@@ -12,11 +12,12 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from vit import paired
 
 from course_lib.chapters.sapiens_pretraining import CONFIGS, Config, MaskedAutoencoder, normalize, pretraining_loss
 
@@ -69,20 +70,11 @@ def compare(size: str, rounds: int, device: str) -> dict:
     tokens = (config.size // config.patch) ** 2
     pictures = torch.rand(count, 3, config.size, config.size, device=device)
     found = settings(config, {"image": pictures, "noise": torch.rand(count, tokens, device=device)}, device)
-    optimizers = {name: torch.optim.AdamW(model.parameters(), fused=True) for name, (model, _, _) in found.items()}
-    times: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds + 1):
-        for name, (_, loss, half) in found.items():
-            times[name].append(seconds(loss, half, optimizers[name], device))
-    times = {name: values[1:] for name, values in times.items()}  # the first round warms up
-    middle = {name: median(values) for name, values in times.items()}
-    mine = min(("ours_fp32", "ours_bf16"), key=middle.get)
-    best = min((name for name in times if name.startswith("hf")), key=middle.get)
-    row = {"size": size, "pictures": count, "patches": tokens, "our_best": mine, "best_of_hf": best}
-    row |= {"ms": {name: round(1e3 * value, 1) for name, value in middle.items()}}
-    row["over_best"] = round(median(b / a for a, b in zip(times[mine], times[best], strict=True)), 3)
-    default = zip(times["ours_bf16"], times["hf_sdpa_bf16"], strict=True)
-    return row | {"over_default": round(median(b / a for a, b in default), 3)}
+    calls = {}
+    for name, (model, loss, half) in found.items():
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        calls[name] = partial(seconds, loss, half, optimizer, device)
+    return {"size": size, "pictures": count, "patches": tokens} | paired(calls, rounds)
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ fills its model with `load(model, "sapiens_pretraining-people")`.
 """
 
 import dataclasses
-import importlib
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.files import file_hash, text_hash, write_atomic
 from course_lib.paths import BUILD, CHECKPOINTS, RESULTS, ROOT
-from course_lib.study import finite, read_record, resolved
+from course_lib.study import declared, finite, read_record, resolved
 
 if TYPE_CHECKING:
     from torch import nn
@@ -215,22 +214,17 @@ def stale_shipped(places: Places | None = None, root: Path = ROOT) -> list[str]:
     from course_lib.chapter_source import chapters
 
     places = places or Places()
-    declared = [one for chapter in chapters(root) for one in shipped_of(chapter.slug).values()]
-    begun = [one for one in declared if places.weights(one).exists() or places.record(one).exists()]
+    known = [one for chapter in chapters(root) for one in shipped_of(chapter.slug).values()]
+    begun = [one for one in known if places.weights(one).exists() or places.record(one).exists()]
     found = [f"{one.name}: {why}" for one in begun if (why := problem(one, places))]
-    strays = {path.stem for path in places.checkpoints.glob("*.safetensors")} - {one.name for one in declared}
+    strays = {path.stem for path in places.checkpoints.glob("*.safetensors")} - {one.name for one in known}
     return found + [f"{name}: no chapter declares it in SHIPPED" for name in sorted(strays)]
 
 
 # ------------------------------------------------------------------------------------------------- by name
 def shipped_of(slug: str) -> dict[str, Shipped]:
     """What the chapter's module declares as SHIPPED; none where it has no module."""
-    try:
-        return getattr(importlib.import_module(f"course_lib.chapters.{slug}"), "SHIPPED", {})
-    except ModuleNotFoundError as error:
-        if error.name != f"course_lib.chapters.{slug}":
-            raise
-        return {}
+    return declared(slug, "SHIPPED")
 
 
 def named(name: str) -> Shipped:
@@ -249,8 +243,8 @@ def find_shipped(name: str, root: Path = ROOT) -> Shipped:
     chapter = find_chapter(number, root)
     found = [one for one in shipped_of(chapter.slug).values() if one.key == key]
     if not found:
-        declared = [one for other in chapters(root) for one in shipped_of(other.slug).values()]
-        known = ", ".join(short_name(one, root) for one in declared) or "(no chapter has one yet)"
+        everything = [one for other in chapters(root) for one in shipped_of(other.slug).values()]
+        known = ", ".join(short_name(one, root) for one in everything) or "(no chapter has one yet)"
         raise ValueError(f"no shipped model is called {name!r}: use one of {known}")
     return found[0]
 

@@ -200,8 +200,13 @@ def find_study(name: str, root: Path = ROOT) -> Study:
 
 def studies_of(slug: str) -> dict[str, Study]:
     """What the chapter's module declares as STUDIES; none where it has no module."""
+    return declared(slug, "STUDIES")
+
+
+def declared(slug: str, name: str) -> dict[str, Any]:
+    """The dictionary that the chapter's module has under a name; an empty one where it has none, or no module."""
     try:
-        return getattr(importlib.import_module(f"course_lib.chapters.{slug}"), "STUDIES", {})
+        return getattr(importlib.import_module(f"course_lib.chapters.{slug}"), name, {})
     except ModuleNotFoundError as error:
         if error.name != f"course_lib.chapters.{slug}":
             raise

@@ -12,6 +12,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 import pytest  # noqa: E402  (PyTorch reads the thread count when it is first imported)
 
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """PyTorch on one thread, whatever the machine says; for `pytestmark = pytest.mark.usefixtures("one_thread")`."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 HEADER = """\
 # ---
 # jupyter:

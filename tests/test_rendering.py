@@ -16,12 +16,7 @@ from course_lib.chapters.rendering import interpolate, rasterize
 SIZE = (40, 48)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pinhole(size=SIZE, focal: float = 40.0) -> Camera:

@@ -43,12 +43,7 @@ from course_lib.train import TrainingError, fit
 SMOKE, SMALL = CONFIGS["smoke"], DETECTORS["smoke"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

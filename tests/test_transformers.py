@@ -24,12 +24,7 @@ from course_lib.chapters.transformers import (
 TINY = {"size": 32, "patch": 8, "width": 48, "depth": 3, "heads": 4}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from course_lib.checks import (
     expect_type,
     wrong_answer,
 )
+from course_lib.checks.patches import PICTURES, cut, taken_by_columns
 
 
 # ------------------------------------------------------------------------------------------------------ 04.1 attention
@@ -312,17 +313,6 @@ def rms_without_eps(self, x):
 
 
 # ------------------------------------------------------------------------------------------------------ 04.5 patchify
-PICTURES = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).view(2, 3, 4, 6)  # every number once
-
-
-def cut(images: Tensor, patch: int, order: tuple[int, ...], columns_first: bool = False) -> Tensor:
-    """Patches (B, N, ...) by slicing, each (C, p, p) permuted by `order` and flattened."""
-    rows, columns = range(0, images.shape[2], patch), range(0, images.shape[3], patch)
-    places = [(i, j) for j in columns for i in rows] if columns_first else [(i, j) for i in rows for j in columns]
-    pieces = [images[:, :, i : i + patch, j : j + patch].permute(0, *(1 + d for d in order)) for i, j in places]
-    return torch.stack([piece.flatten(1) for piece in pieces], 1)
-
-
 @check_for("04.5")
 def patchify(answer):
     found = answer(PICTURES, 2)
@@ -396,8 +386,7 @@ def unpatchify(answer):
 
 
 def answer_by_columns(rows: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    order = torch.arange(grid[0] * grid[1]).view(grid[1], grid[0]).T.flatten()
-    return transformers.unpatchify(rows[:, order], patch, grid)
+    return transformers.unpatchify(taken_by_columns(rows, grid), patch, grid)
 
 
 def channel_last(rows: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:

@@ -21,6 +21,9 @@ from course_lib.checks import (
     expect_type,
     wrong_answer,
 )
+from course_lib.checks.patches import PICTURES, cut, taken_by_columns
+
+CHANNEL_LAST = (1, 2, 0)  # of a patch (C, p, p)
 
 
 # ------------------------------------------------------------------------------------------------- 06.1 reading the map
@@ -154,30 +157,19 @@ def pixels_of_a_large_picture(found, size, score=0.9, side=300 / 1024):
 
 
 # --------------------------------------------------------------------------------------------- 06.3, 06.4 patches
-PICTURES = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).view(2, 3, 4, 6)  # every number once
-
-
-def cut(images: Tensor, patch: int, order: tuple[int, ...] = (1, 2, 0), columns_first: bool = False) -> Tensor:
-    """Patches (B, N, ...) by slicing, each (C, p, p) permuted by `order` and flattened."""
-    rows, columns = range(0, images.shape[2], patch), range(0, images.shape[3], patch)
-    places = [(i, j) for j in columns for i in rows] if columns_first else [(i, j) for i in rows for j in columns]
-    pieces = [images[:, :, i : i + patch, j : j + patch].permute(0, *(1 + d for d in order)) for i, j in places]
-    return torch.stack([piece.flatten(1) for piece in pieces], 1)
-
-
 @check_for("06.3")
 def patchify(answer):
     found = answer(PICTURES, 2)
     words = "The channel comes first, as in chapter 04. Here it comes last: pixel after pixel, (p q c)"
     expect_not_close(found, cut(PICTURES, 2, (0, 1, 2)), words)
     words = "The patches go column by column. Row by row: the second one is to the right of the first"
-    expect_not_close(found, cut(PICTURES, 2, columns_first=True), words)
+    expect_not_close(found, cut(PICTURES, 2, CHANNEL_LAST, columns_first=True), words)
     expect_not_close(found, cut(PICTURES, 2, (2, 1, 0)), "Rows and columns inside a patch are swapped")
     words = "A reshape alone takes the numbers as they lie in memory: split H and W first, then permute"
     expect_not_close(found, PICTURES.reshape(2, 6, 12), words)
-    expect_close(found, cut(PICTURES, 2), "2 pictures of 4 x 6 pixels in patches of 2")
+    expect_close(found, cut(PICTURES, 2, CHANNEL_LAST), "2 pictures of 4 x 6 pixels in patches of 2")
     one = torch.randn(1, 1, 3, 9, requires_grad=True)
-    expect_close(answer(one, 3), cut(one, 3), "one grey picture of 3 x 9 in patches of 3")
+    expect_close(answer(one, 3), cut(one, 3, CHANNEL_LAST), "one grey picture of 3 x 9 in patches of 3")
     expect_gradient(answer(one, 3), one, "the gradient")
 
 
@@ -188,7 +180,7 @@ def patches_channel_first(images, patch):
 
 @wrong_answer("06.3", says="column by column")
 def patches_by_columns(images, patch):
-    return cut(images, patch, columns_first=True)
+    return cut(images, patch, CHANNEL_LAST, columns_first=True)
 
 
 @wrong_answer("06.3", says="swapped")
@@ -203,7 +195,7 @@ def patches_by_reshape(images, patch):
 
 @check_for("06.4")
 def unpatchify(answer):
-    rows = cut(PICTURES, 2)
+    rows = cut(PICTURES, 2, CHANNEL_LAST)
     found = answer(rows, 2, (2, 3))
     words = "The numbers of a patch are read with the channel first: they are (p q c)"
     expect_not_close(found, back_channel_first(rows, 2, (2, 3)), words)
@@ -220,8 +212,7 @@ def back_channel_first(rows: Tensor, patch: int, grid: tuple[int, int]) -> Tenso
 
 
 def back_by_columns(rows: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    order = torch.arange(grid[0] * grid[1]).view(grid[1], grid[0]).T.flatten()
-    return course.unpatchify(rows[:, order], patch, grid)
+    return course.unpatchify(taken_by_columns(rows, grid), patch, grid)
 
 
 wrong_answer("06.4", says="channel first")(back_channel_first)

@@ -261,6 +261,5 @@ def gallery(
         raise UnknownWorld(f"there is no kind {kind!r}: use one of {', '.join(KINDS)}")
     if count < 1 or size < 1 or seed < 0:
         raise ValueError(f"count and size must be at least 1 and seed at least 0, not {count}, {size} and {seed}")
-    options = {"seed": seed} if seed else {}
-    folder = rendered(f"gallery-{kind}", count, size, "test", formats, **options)
+    folder = rendered(f"gallery-{kind}", count, size, "test", formats, seed=seed)
     return Samples(folder, only=only, transform=without_shape)

@@ -107,8 +107,7 @@ def raw_pictures(worlds: list[str], size: int, seed: int, split: str) -> list[Pi
     found = {}
     for world in SOURCES:
         if number := worlds.count(world):
-            options = {"seed": seed} if seed else {}
-            samples = people_samples(world, number, size, split, only=("image", "instances"), **options)
+            samples = people_samples(world, number, size, split, only=("image", "instances"), seed=seed)
             found[world] = (Picture(s.image.transpose(1, 2, 0), s.instances) for s in samples)
     return [next(found[world]) for world in worlds]
 

@@ -13,11 +13,11 @@ def rendered(
 ) -> Path:
     """The folder of the first `count` pictures of a world's split, rendered where it is not there yet.
 
-    formats, options: as `course_lib.data.make.make` takes them. A set of another size or with other keypoints is
-    another folder; a set that was left unfinished is continued."""
+    formats, options (seed, views, ...): as `course_lib.data.make.make` takes them. Whatever the pictures depend on is
+    in the folder's name; a set that was left unfinished is continued."""
     small = scale() == "smoke"
-    words = [world, split, *map(str, options.values()), *formats, str(size), str(count)]
-    folder = data_dir() / "-".join(words)
+    said = [f"{name}{value}" for name, value in options.items() if (name, value) != ("seed", 0)]
+    folder = data_dir() / "-".join([world, split, *said, *formats, str(size), str(count)])
     return make(
         world, count, folder, size, 0 if small else 2, split=split, formats=formats, progress=not small, **options
     )

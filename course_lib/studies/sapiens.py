@@ -95,10 +95,11 @@ def detector(config, folder: Path) -> tuple[nn.Module, Metrics]:
     model = round_weights(run.model)
     held_out = [rendered(world, config.held_out, config.size, "val") for world in config.worlds]
     sapiens_pretraining.calibrate(model, *pictures_and_boxes(held_out))
+    round_weights(model)  # the calibration, too
     found = {}
     for world in config.worlds:
         images, boxes = pictures_and_boxes([rendered(world, pick(**TESTED), config.size, "test")])
-        quality = sapiens_pretraining.detector_quality(round_weights(model), images, boxes)
+        quality = sapiens_pretraining.detector_quality(model, images, boxes)
         found |= {f"{world}_{name}": value for name, value in quality.items()}
     return model, found
 
