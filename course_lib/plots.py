@@ -110,6 +110,12 @@ def draw_keypoints(
         ax.scatter(*points[shown].T, s=size, c=colour, edgecolors="#222222", linewidths=0.7, zorder=3)
 
 
+def smooth(values: Sequence[float], pieces: int = 40) -> np.ndarray:
+    """The running mean of a curve over a `pieces`-th of its length, so that one sees the trend."""
+    window = max(1, len(values) // pieces)
+    return np.convolve(values, np.ones(window) / window, mode="valid")
+
+
 def curve(
     lines: dict[str, Sequence[float]],
     x: Sequence[float] | None = None,

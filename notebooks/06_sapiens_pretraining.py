@@ -34,7 +34,7 @@
 # | **From the paper** | Sapiens §1, §3.1, §3.2, §4.1, Tables 1 and 2, Figures 2 and 3 |
 #
 # **Letters.** B batch · N patches · D width of a token · H W image; and p the side of a patch, n the patches that stay
-# visible, P = 3p² the numbers of a patch.
+# visible, P = 3p² the numbers of a patch; d the decoder's width; h, w a map of the detector.
 
 # %%
 # %matplotlib inline
@@ -97,8 +97,8 @@ plots.show_images(shown, ["a picture", "what the encoder sees", "what the decode
 # **The idea.** "An off-the-shelf person bounding-box detector" (§3.1). There is none on our shelf, so we build one, a
 # small relative of CenterNet (Zhou et al. 2019, *Objects as points*). A person is **one point**, the centre of the
 # box around what is seen of them, and what else one wants to know is written at that point. For a picture the network
-# draws five maps a quarter of its size: how much each cell is somebody's centre (the *heat*), and of whose centre it
-# is, how wide and high they are and which way the centre lies exactly.
+# draws five maps with a quarter of its side: how much each cell is somebody's centre (the *heat*); and, for the person
+# whose centre it is, width, height, and the way to the exact centre (x and y).
 #
 # One detector serves the whole course: here it filters, in chapter 07 its boxes say where to look for a pose, and
 # photographs go through it first.
@@ -145,6 +145,8 @@ DETECTORS = {
 #
 # $$Y(x, y) = \max_k\, \exp\Big(-\frac{(x - c_{k,x})^2}{2 (w_k/8)^2} - \frac{(y - c_{k,y})^2}{2 (h_k/8)^2}\Big).
 # \tag{06.1}$$
+#
+# (All in cells; $c_k$ is the middle of the centre's cell, and the spread $w_k/8$ is at least half a cell.)
 #
 # Being a cell off the centre of a large person is nearly right, and equation 06.1 says so. Width and height are
 # predicted as logarithms: twice too wide is as wrong for a child far away as for a face that fills the picture.
@@ -223,6 +225,7 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
+# %% tags=["export"]
 class PersonDetector(nn.Module):
     """Normalised pictures (B, 3, H, W), sides multiples of 32 -> heat (B, 1, h, w), a logit, and shape (B, 4, h, w).
 
@@ -376,6 +379,7 @@ def cropped(boxes: Tensor, window: tuple[int, int, int, int], size: int) -> Tens
     return (inside[left_over] - low) * (size / boxes.new_tensor([width, height] * 2))
 
 
+# %% tags=["export"]
 def detector_augmented(size: int, image: Tensor, boxes: Tensor, rng: np.random.Generator) -> Batch:
     """A picture (3, H, W) in [0, 1] and its boxes (n, 4) -> a random part, mirrored, brighter or darker; targets."""
     window = top, left, height, width = crop_window(*image.shape[1:], rng, least=0.5)
@@ -574,20 +578,13 @@ def detector_quality(model: PersonDetector, images: Tensor, boxes: Tensor, score
 # equation 06.3; test pictures for the numbers. No two of the three share a person.
 
 # %%
+from course_lib.data.sets import rendered
+from course_lib.studies.sapiens import in_memory, joined, picture_and_boxes
+
+
 def load_pictures(world, count, split):
     """image (N, 3, H, W) uint8 and boxes (N, 8, 4) of rendered pictures."""
-    samples = people_samples(world, count, SIZE, split, only=("image",))
-    images = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
-    boxes = torch.empty(count, MOST_PEOPLE, 4)
-    for index in range(count):
-        sample = samples[index]
-        images[index], boxes[index] = torch.from_numpy((sample.image * 255).round()), padded_boxes(sample)
-    return {"image": images, "boxes": boxes}
-
-
-def joined(parts):
-    """Several of these, one after the other."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return in_memory(rendered(world, count, SIZE, split), picture_and_boxes)
 
 
 labelled = {world: load_pictures(world, DETECTOR.pictures, "train") for world in DETECTOR.worlds}
@@ -612,12 +609,6 @@ def train_or_load(choice, key, model, recipe):
     return run.model, run
 
 
-def smooth(values, pieces=50):
-    """A running mean, so that one sees the trend."""
-    window = max(1, len(values) // pieces)
-    return np.convolve(values, np.ones(window) / window, mode="valid")
-
-
 # %%
 torch.set_num_threads(threads)
 choice = "train"  # or "load": the weights in checkpoints/, which were trained for longer
@@ -626,7 +617,9 @@ shape_of_shipped = PersonDetector(DETECTORS["shipped"])
 detector, run = train_or_load(choice, "detector", shape_of_shipped, detector_recipe(DETECTOR, stream))
 if run:
     calibrate(detector, validation["image"] / 255, validation["boxes"])
-    plots.curve({name: smooth([row[name] for row in run.history]) for name in ("centres", "shapes")}, ylim=(0, None))
+    plots.curve(
+        {name: plots.smooth([row[name] for row in run.history]) for name in ("centres", "shapes")}, ylim=(0, None)
+    )
     assert np.mean(run.losses[-3:]) < run.losses[0]
 print("equation 06.3: a = {:.2f}, b = {:.2f}".format(*detector.calibration.tolist()))
 
@@ -802,7 +795,7 @@ fault_recipe = Recipe(
     precision="bf16", clip=1.0,
 )  # fmt: skip
 finder_run = fit(fault_recipe)
-plots.curve({"faults": smooth(finder_run.losses)}, ylim=(0, None))
+plots.curve({"faults": plots.smooth(finder_run.losses)}, ylim=(0, None))
 
 
 # %% [markdown]
@@ -1425,7 +1418,7 @@ model, run = train_or_load(choice, "people", MaskedAutoencoder(CONFIGS["shipped"
 name = "this run" if run else "shipped"
 losses[name] = judged(paint(model, images, noise)[0])
 if run:
-    curve = smooth(run.losses)
+    curve = plots.smooth(run.losses)
     plots.curve({"training": curve, "zeros": [losses["zeros"][0]] * len(curve)}, ylim=(0.4, None))
     assert np.mean(run.losses[-3:]) < run.losses[0]
 
@@ -1535,7 +1528,7 @@ plots.show_images(pictures, [f"{ratio:.0%}" for ratio in RATIOS], columns=len(RA
 
 # %% [markdown]
 # *Two held-out people, more and more of them hidden, and what is painted (means guessed).* "A minimal reduction in
-# quality" is what the paper sees in its model of 1,024 pixels and months of computing; the table says what it is
+# quality" is what the paper sees in its model of 1,024 pixels and weeks of computing; the table says what it is
 # here: painting loses with every step, as much as flowing in does, which stays half a decibel ahead. With the slider,
 # for any held-out picture:
 
@@ -1727,7 +1720,8 @@ sliders
 # <details><summary>Hint</summary>
 #
 # Besides its blocks the decoder has: a linear layer from D to d, the mask token, a place for every token (cls, too), a
-# norm, a linear layer from d to the P numbers of a patch. Linear layers have biases.
+# norm, a linear layer from d to the P numbers of a patch. Linear layers have biases. `Encoder` also wants a number of
+# heads; it does not change the count, so any will do.
 # </details>
 
 # %% tags=["export"]
@@ -1848,6 +1842,10 @@ job = launch.job("sapiens_pretraining", "sapiens-2b", nodes=128, gpus_per_node=8
 plan = job.plan()
 plan
 
+# %% [markdown]
+# (5.239 T counts a multiply-add as two, a quarter of the patches, and the decoder; the paper's 8.709 T is section 9's
+# other count.)
+
 # %%
 visible = launch.job("sapiens_pretraining", "sapiens-2b-visible", nodes=128, gpus_per_node=8)
 other = dataclasses.replace(plan, job=visible, recipe=visible.recipe())  # the same model: it need not be traced again
@@ -1905,8 +1903,8 @@ painted = [as_pictures(closer, prediction, its_mask, peek) for peek in (False, T
 rows = [*closer, *with_holes(closer, its_mask), *painted[0], *painted[1]]
 plots.show_images(rows, columns=3, height=1.9)
 on_photo = masked_loss(prediction, normalize_patches(patchify(normalize(closer), PATCH)), its_mask)
-rendered = judged(paint(best, images, noise)[0])[0]
-print(f"masked loss on the photograph {on_photo:.3f}, on held-out rendered people {rendered:.3f}")
+on_rendered = judged(paint(best, images, noise)[0])[0]
+print(f"masked loss on the photograph {on_photo:.3f}, on held-out rendered people {on_rendered:.3f}")
 
 # %% [markdown]
 # *The photograph in three crops, as wide as the network reads them. From above: the crop, 75 % hidden, painted with

@@ -17,7 +17,7 @@ OWN_GROUP = {
     "checks x wrong answers": ["test_checks.py", "test_exercises.py"],
     "parity": [
         *("test_cameras.py", "test_bodies.py", "test_rendering.py", "test_transformers.py", "test_metrics_*.py"),
-        "test_sapiens_*.py",
+        *("test_sapiens_*.py", "test_released.py"),
     ],
     "data scripts": ["test_assets.py"],
     "launches": ["test_launch*.py"],

@@ -1,14 +1,19 @@
-"""The runs behind chapter 06: metrics that are there, and runs that go on."""
+"""The runs behind chapters 06 to 08: metrics that say what they should, and runs that resume, share and stop."""
 
+import dataclasses
 import json
 import math
+import signal
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib import shipped, study
-from course_lib.chapters import sapiens_pretraining
+from course_lib.chapters import sapiens_dense, sapiens_pose, sapiens_pretraining
+from course_lib.chapters.sapiens_dense import Arm
 from course_lib.studies import sapiens
+from course_lib.studies import sapiens_tasks as tasks
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -21,6 +26,12 @@ def own_data(tmp_path_factory):
 
 
 @pytest.fixture
+def random_encoder(monkeypatch):
+    """Shipped tasks begin with random weights: the shipped encoder is as wide as no smoke configuration."""
+    monkeypatch.setattr(tasks, "shipped_encoder", lambda: None)
+
+
+@pytest.fixture
 def steps_taken(monkeypatch):
     """How many training steps were taken."""
     from course_lib.train import loop
@@ -30,18 +41,108 @@ def steps_taken(monkeypatch):
     return taken
 
 
-WORLDS = ("wild_precision", "wild_recall", "general_precision", "general_recall")
-RUNS = [("people", sapiens_pretraining.CONFIGS["smoke"], {"masked_loss"})]
-RUNS += [("detector", sapiens_pretraining.DETECTORS["smoke"], set(WORLDS))]
+TINY = Arm("wild", 8, tasks=("normals",), size=32, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1)
 
 
-@pytest.mark.parametrize(("name", "config", "names"), RUNS, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_shipped_run_measures_what_it_ships_and_goes_on(name, config, names, tmp_path, steps_taken):
-    model, found = getattr(sapiens, name)(config, tmp_path)
+# ------------------------------------------------------------------------------------------------- metrics
+def maps(config, labels=2):
+    """A batch as `answers` yields it: a person in the middle of each picture, depth a plane with a bump."""
+    generator = torch.Generator().manual_seed(0)
+    human = torch.zeros(labels, 32, 32, dtype=torch.bool)
+    human[:, 8:24, 10:22] = True
+    normals = nn.functional.normalize(torch.randn(labels, 3, 32, 32, generator=generator), dim=1)
+    depth = torch.linspace(2, 3, 32)[:, None] + 0.2 * torch.rand(labels, 32, 32, generator=generator)
+    parts = torch.randint(1, 4, (labels, 32, 32), generator=generator) * human
+    image = torch.rand(labels, 3, 32, 32, generator=generator)
+    return {"image": image, "depth": depth * human, "normals": normals * human[:, None], "parts": parts.byte()}
+
+
+CONFIG = sapiens_dense.CONFIGS["smoke"]
+
+
+def test_perfect_answers_are_perfect():
+    batch = maps(CONFIG)
+    scores = nn.functional.one_hot(batch["parts"].long(), 28).permute(0, 3, 1, 2).float()
+    seg = tasks.seg_metrics(CONFIG, [(batch, scores)])
+    assert seg == {"miou": 1, "miou_common": 1, "macc": 1}
+    depth = tasks.depth_metrics(CONFIG, [(batch, 0.1 * batch["depth"] - 7)])  # scale and shift are forgiven
+    assert depth["rmse"] < 1e-5 and depth["delta1"] == 1 and depth["rmse_over_plane"] < 1e-4
+    angles = tasks.normal_metrics(CONFIG, [(batch, 3 * batch["normals"])])
+    assert angles["angle"] < 0.1 and angles["within_11.25"] == 1
+
+
+def test_known_errors_have_known_numbers():
+    batch = maps(CONFIG)
+    constant = tasks.depth_metrics(CONFIG, [(batch, torch.zeros(2, 1, 32, 32))])
+    assert constant["rmse_over_constant"] == pytest.approx(1) and constant["rmse_over_plane"] > 2
+    turned = batch["normals"][:, [1, 2, 0]]
+    expected = torch.cat(
+        [
+            (a * b).sum(0)[m].clamp(-1, 1).acos().rad2deg()
+            for a, b, m in zip(batch["normals"], turned, batch["depth"] > 0, strict=True)
+        ]
+    )
+    angles = tasks.normal_metrics(CONFIG, [(batch, turned)])
+    assert angles["angle"] == pytest.approx(expected.mean().item(), abs=1e-3)
+    assert angles["within_30"] == pytest.approx((expected < 30).double().mean().item())
+
+
+def test_rare_parts_count_in_miou_and_not_in_miou_common():
+    batch = maps(CONFIG)
+    batch["parts"][0, 8, 10] = 27  # one pixel of 384, a quarter of a percent: never found
+    scores = nn.functional.one_hot(batch["parts"].long() % 27, 28).permute(0, 3, 1, 2).float()
+    found = tasks.seg_metrics(CONFIG, [(batch, scores)])
+    assert found["miou"] < 0.85 and found["miou_common"] == 1
+
+
+def test_the_best_plane_is_the_plane():
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    plane, mask = (2 + 0.1 * x - 0.03 * y)[None], torch.rand(1, 32, 32) > 0.5
+    noisy = plane.where(mask, torch.inf)  # what stands outside the mask does not matter
+    assert torch.allclose(tasks.best_planes(noisy, mask).float(), plane, atol=1e-4)
+
+
+def test_true_poses_have_an_ap_of_one_and_missed_ones_of_zero(monkeypatch):
+    config = dataclasses.replace(sapiens_pose.CONFIGS["smoke"], keypoints=133)
+    data = tasks.rendered("wild", 4, 48, "test", tuple(sapiens_pose.FORMATS.values()))
+    _, labels = tasks.people_of(config, data)
+    true = labels["points"].nan_to_num()
+    for moved, ap in ((0.0, 1.0), (1000.0, 0.0)):
+        poses = sapiens_pose.Poses(true + moved, torch.ones(true.shape[:2]))
+        monkeypatch.setattr(sapiens_pose, "predict", lambda *arguments, poses=poses: poses)
+        found = tasks.pose_metrics(config, None, data)
+        assert found["AP"] == found["AR"] == found["AP_body"] == ap
+        assert set(found) == {"AP", "AR", "AP_body", "AP_foot", "AP_face", "AP_hand"}
+
+
+def test_pictures_without_people_are_left_out_and_none_but_those_is_an_error():
+    data = tasks.rendered("general-nopeople", 4, 32, "val")
+    with pytest.raises(ValueError, match=r"general-nopeople-val.* has no picture with a person"):
+        next(tasks.answers(CONFIG, sapiens_dense.DensePredictor(CONFIG), data))
+
+
+# ------------------------------------------------------------------------------------------------- shipped runs
+def smoke_configs():
+    yield sapiens.people, sapiens_pretraining.CONFIGS["smoke"], {"masked_loss"}
+    worlds = ("wild_precision", "wild_recall", "general_precision", "general_recall")
+    yield sapiens.detector, sapiens_pretraining.DETECTORS["smoke"], set(worlds)
+    yield tasks.pose, sapiens_pose.CONFIGS["smoke"], {"AP", "AR"}
+    names = {"seg": {"miou", "miou_common", "macc"}}
+    names["depth"] = {"rmse", "abs_rel", "delta1", "rmse_over_constant", "rmse_over_plane"}
+    names["normals"] = {"angle", "median", "within_11.25", "within_22.5", "within_30"}
+    for task in sapiens_dense.TASKS:
+        yield tasks.dense, sapiens_dense.for_task(CONFIG, task), names[task]
+
+
+@pytest.mark.parametrize(
+    ("run", "config", "names"), list(smoke_configs()), ids=lambda value: getattr(value, "task", "")
+)
+def test_a_shipped_run_measures_what_it_ships_and_goes_on(run, config, names, tmp_path, random_encoder, steps_taken):
+    model, found = run(config, tmp_path)
     assert set(found) == names and all(math.isfinite(value) for value in found.values())
     assert all(torch.equal(value, value.bfloat16().to(value.dtype)) for value in model.state_dict().values())
     assert json.loads((tmp_path / "data.json").read_text()).keys() and len(steps_taken) == config.steps
-    again, same = getattr(sapiens, name)(config, tmp_path)
+    again, same = run(config, tmp_path)
     assert len(steps_taken) == config.steps and same == found  # nothing was trained twice
 
 
@@ -52,9 +153,9 @@ def test_a_task_without_the_shipped_encoder_says_which_command_makes_it(tmp_path
         sapiens.shipped_encoder()
 
 
-def test_what_the_chapter_declares_can_be_run():
-    chapter = sapiens_pretraining
-    declared = chapter.SHIPPED.values()
+@pytest.mark.parametrize("chapter", [sapiens_pretraining, sapiens_pose, sapiens_dense])
+def test_what_the_chapters_declare_can_be_run(chapter):
+    declared = [*getattr(chapter, "SHIPPED", {}).values(), *getattr(chapter, "STUDIES", {}).values()]
     assert declared and all(callable(study.resolved(one.run)) for one in declared)
     for key, one in chapter.SHIPPED.items():
         recipe = chapter.detector_recipe if key == "detector" else chapter.recipe
@@ -62,3 +163,51 @@ def test_what_the_chapter_declares_can_be_run():
             model = recipe(one.config, None).model()
         small = sum(2 * value.numel() for value in model.state_dict().values())
         assert one.key == key and small < shipped.LARGEST - 50_000  # of names and shapes
+
+
+# ------------------------------------------------------------------------------------------------- studies
+def test_an_arm_is_measured_early_and_at_the_end_the_same_every_time():
+    first, again, other = (tasks.transfer(TINY, seed, 4) for seed in (0, 0, 1))
+    names = {"angle", "median", "within_11.25", "within_22.5", "within_30"}
+    assert set(first) == names | {f"{name}_early" for name in names}
+    assert first == again and first != other and first["angle"] != first["angle_early"]
+
+
+def test_every_task_is_learned_and_a_random_start_is_never_pretrained(monkeypatch):
+    monkeypatch.setattr(tasks, "pretrained", lambda *arguments: pytest.fail("pretrained"))
+    arm = dataclasses.replace(TINY, source="", images=0, tasks=("pose", "seg", "depth"))
+    assert {"pose_ap", "miou", "rmse", "pose_ap_early"} <= set(tasks.transfer(arm, 0, 2))
+
+
+def test_a_pretraining_changes_where_fine_tuning_begins(monkeypatch):
+    begun = []
+    monkeypatch.setattr(tasks, "fine_tuned", lambda arm, task, state, seed, steps: begun.append(state) or {})
+    for seed in (0, 1):
+        tasks.transfer(TINY, seed, 3)
+    assert not torch.equal(begun[0]["blocks.0.attn.qkv.weight"], begun[1]["blocks.0.attn.qkv.weight"])
+    recipe, _ = tasks.dense_arm(tasks.shrunk(TINY), "normals", begun[0], 0, 3)
+    assert torch.equal(recipe.model().encoder.blocks[0].attn.qkv.weight, begun[0]["blocks.0.attn.qkv.weight"])
+
+
+def test_arms_that_differ_only_afterwards_share_a_pretraining(tmp_path, monkeypatch, steps_taken):
+    monkeypatch.setenv("COURSE_SCALE", "laptop")
+    monkeypatch.setattr(tasks, "BUILD", tmp_path)
+    monkeypatch.setattr(tasks, "POOL", {"smoke": 8, "laptop": 8})
+    arm = dataclasses.replace(TINY, pretraining_batch=4)
+    first = tasks.pretrained(arm, 0, 3)
+    shared = tasks.pretrained(dataclasses.replace(arm, tasks=("pose",), lr=0.1, labelled=3, batch=2), 0, 3)
+    assert len(steps_taken) == 3 and all(torch.equal(first[name], shared[name]) for name in first)
+    for other, seed, steps in ((arm, 1, 3), (arm, 0, 4), (dataclasses.replace(arm, images=7), 0, 3)):
+        tasks.pretrained(other, seed, steps)
+    assert len(steps_taken) == 13 and len(list((tmp_path / "studies").iterdir())) == 4
+
+
+def test_an_arm_cannot_have_more_pictures_than_there_are():
+    with pytest.raises(ValueError, match="100 pictures of wild are more than the 8"):
+        tasks.pretrained(dataclasses.replace(TINY, images=100), 0, 3)
+
+
+def test_a_study_that_is_stopped_records_nothing(monkeypatch):
+    monkeypatch.setattr(tasks, "dense_metrics", lambda *arguments, **options: signal.raise_signal(signal.SIGTERM) or {})
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1"):
+        tasks.transfer(dataclasses.replace(TINY, source=""), 0, 4)

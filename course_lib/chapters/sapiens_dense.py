@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, interpolate
 from torch.nn.functional import normalize as unit
 
-from course_lib.chapters.sapiens_pose import DeconvHead, feature_map, load_pretrained, recoloured, task_encoder
+from course_lib.chapters.sapiens_pose import SIZES, DeconvHead, feature_map, load_pretrained, recoloured, task_encoder
 from course_lib.chapters.sapiens_pretraining import normalize
 from course_lib.chapters.transformers import patch_grid
 from course_lib.recipe import Batch, Linear, Optimizer, PaperRun, Recipe, Stream
@@ -93,8 +93,8 @@ class DensePredictor(nn.Module):
         self.shift = config.shift
         self.encoder = task_encoder(config)
         self.head = DeconvHead(config.width, config.deconvs, config.convs, config.out, config.dropout)
-        nn.init.normal_(self.head.last.weight, std=0.01)
-        nn.init.constant_(self.head.last.bias, config.bias if config.task == "depth" else 0.0)
+        if config.task == "depth":
+            nn.init.constant_(self.head.last.bias, config.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, out, H, W)."""
@@ -103,7 +103,6 @@ class DensePredictor(nn.Module):
         return interpolate(answer, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-SIZES = {"0.3b": (1024, 24, 16), "0.6b": (1280, 32, 16), "1b": (1536, 40, 24), "2b": (1920, 48, 32)}  # Table 2
 # epochs of the released checkpoints, in the order of SIZES; training pictures: §4.3, LIP's own count, §3.5
 EPOCHS = {"seg": (200,) * 4, "depth": (100, 70, 88, 25), "normals": (66, 200, 115, 70)}
 PICTURES = {"seg-28": 100_000, "seg-20": 30_462, "depth": 500_000, "normals": 500_000}
@@ -288,7 +287,7 @@ SWAPS = ((4, 13), (5, 14), (6, 15), (7, 16), (8, 17), (9, 18), (10, 19), (11, 20
 # Chapter 08, section "5 Augmentation that keeps the labels true", exercise 08.9
 def mirrored(batch: Batch) -> Batch:
     """Left and right exchanged, in the labels too: any of image (B, 3, H, W), alpha, depth, parts (B, H, W; 28 classes)
-    and normals (B, 3, H, W; x right). Nothing is changed in place. Sapiens' code."""
+    and normals (B, 3, H, W; x right). dtypes stay as they are, nothing is changed in place. Sapiens' code."""
     turned = {name: values.flip(-1) for name, values in batch.items()}
     if "parts" in turned:
         table, (left, right) = torch.arange(len(PARTS)), torch.tensor(SWAPS).T
@@ -536,4 +535,4 @@ STUDIES = {
 }  # fmt: skip
 
 
-# course build sealed the text above: 738e3a41ee1dea12
+# course build sealed the text above: 08bc5d3ba41887f1

@@ -79,11 +79,9 @@ def check_turned(answer, scale: Tensor, angle: Tensor, size: tuple[int, int]) ->
     words = "The crop turns around its corner: the corner is centre − s R (w/2, h/2), with R in it"
     expect_not_close(turned, around_corner, words, atol=1e-3)
     expect_close(turned, matrix_of(BOXES, scale, angle, size), "angles of 0.3 and −0.7", atol=1e-3)
-
-
-def crop_parts(boxes, size, padding=1.25):
-    """Centre, scale and the product of both with no turn."""
-    return (boxes[:, :2] + boxes[:, 2:]) / 2, padding * scale_of(boxes, size)
+    words = "one angle for all boxes, a plain number: torch.as_tensor(angle).expand(len(boxes))"
+    alike = matrix_of(BOXES, scale, torch.full((2,), 0.3), size)
+    expect_close(answer(BOXES, size, 1.25, 0.3), alike, words, atol=1e-3)
 
 
 @wrong_answer("07.1", says="Height and width are mixed up")
@@ -125,6 +123,11 @@ def crop_around_corner(boxes, size, padding=1.25, angle=0.0):
     matrix = pose.crop_matrix(boxes, size, padding, angle).clone()
     matrix[:, :, 2] = pose.crop_matrix(boxes, size, padding)[:, :, 2]
     return matrix
+
+
+@wrong_answer("07.1", says="a plain number")
+def crop_without_plain_angle(boxes, size, padding=1.25, angle=0.0):
+    return pose.crop_matrix(boxes, size, padding, angle if isinstance(angle, Tensor) else 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------ 07.2 encoding
@@ -212,17 +215,18 @@ def dark_offset(answer):
     expect_not_close(crossed, wrong, "H_xy is four times too large: the four corners' sum is divided by 4")
     expect_close(crossed, offset, "tilted bells: the offset is exact")
     check_without_summit(answer, offset)
-    many = parabola(offset.expand(2, 5, 3, 2), tilted).requires_grad_()
+    many = parabola(offset.expand(2, 5, 3, 2), tilted)
     expect_close(answer(many), offset.expand(2, 5, 3, 2), "logarithms (2, 5, 3, 3, 3)")
 
 
 def check_without_summit(answer, offset: Tensor) -> None:
-    """Flat cells, a valley, a saddle."""
-    flat = torch.zeros(2, 3, 3)
-    valley, saddle = (parabola(offset, torch.tensor(form)) for form in ([[0.5, 0], [0, 0.5]], [[-0.5, 0], [0, 0.5]]))
-    for name, logs in (("flat cells", flat), ("a valley", valley), ("a saddle", saddle)):
+    """Flat cells, a valley, saddles, a ridge."""
+    forms = {"a valley": [[0.5, 0], [0, 0.5]], "a saddle": [[-0.5, 0], [0, 0.5]]}
+    forms |= {"a saddle that is turned": [[-0.5, 0.75], [0.75, -0.5]], "a ridge": [[-0.5, 0.5], [0.5, -0.5]]}
+    cells = {"flat cells": torch.zeros(3, 3, 3)} | {n: parabola(offset, torch.tensor(f)) for n, f in forms.items()}
+    for name, logs in cells.items():
         expect_close(answer(logs), torch.zeros(len(logs), 2), f"{name} have no summit: the offset is 0", rtol=0)
-    both = torch.cat([parabola(offset, torch.tensor([[-0.5, 0], [0, -0.5]])), valley])
+    both = torch.cat([parabola(offset, torch.tensor([[-0.5, 0], [0, -0.5]])), cells["a valley"]])
     expect_close(answer(both), torch.cat([offset, 0 * offset]), "three bells and three valleys in one call")
 
 
@@ -281,6 +285,15 @@ def dark_into_valleys(logs):
     return torch.where(good[..., None], offset / torch.where(good, determinant, 1.0)[..., None], 0.0)
 
 
+@wrong_answer("07.3", says="a saddle that is turned")
+def dark_on_turned_saddles(logs):
+    dx, dy, dxx, dyy, dxy = derivatives(logs)
+    good, determinant = (dxx < 0) & (dyy < 0), dxx * dyy - dxy**2
+    offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1)
+    safe = torch.where(determinant.abs() > 1e-6, determinant, 1.0)
+    return torch.where((good & (determinant.abs() > 1e-6))[..., None], offset / safe[..., None], 0.0)
+
+
 # ------------------------------------------------------------------------------------ 07.4 from pretraining to a task
 def pretrained(rows: int, width: int = 8) -> dict[str, Tensor]:
     """A small encoder's tensors with so many rows of positions."""
@@ -318,9 +331,11 @@ def resized_state(answer):
 def check_other_tables(answer) -> None:
     """A table without the cls token's row, and one in bf16."""
     state = pretrained(16)
-    expected = pose.resize_position_embedding(state["pos_embed"], (4, 4), (2, 4))
-    found = answer(state, (4, 4), (2, 4))
-    expect_close(found["pos_embed"], expected, "a table of 16 rows, without the cls token's: count from the end")
+    del state["cls_token"]
+    expected = pose.resize_position_embedding(state["pos_embed"], (2, 8), (2, 4))
+    found = answer(state, (2, 8), (2, 4))
+    words = "a state without cls token, its 16 rows those of 2 x 8 patches: count from the end, by old_grid"
+    expect_close(found["pos_embed"], expected, words)
     half = pretrained(17)
     half["pos_embed"] = half["pos_embed"].bfloat16()
     expected = pose.resize_position_embedding(half["pos_embed"][:, 1:].float(), (4, 4), (4, 3))
@@ -364,20 +379,20 @@ def state_always_drops_one(state, old_grid, new_grid):
 
 # ------------------------------------------------------------------------------------------------------ 07.5 flip test
 class Painter(nn.Module):
-    """A stand-in for a network: 17 maps, each another mixture of the crop's colours, brighter to the right."""
+    """A stand-in for a network: K maps, each another mixture of the crop's colours, brighter to the right."""
 
-    def __init__(self):
+    def __init__(self, keypoints: int):
         super().__init__()
-        self.mixture = nn.Conv2d(3, 17, 3, padding=1)
+        self.mixture = nn.Conv2d(3, keypoints, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 17, H, W)."""
+        """(B, 3, H, W) -> (B, K, H, W)."""
         return self.mixture(images) * torch.linspace(0, 1, images.shape[-1])
 
 
 @check_for("07.5")
 def flip_test(answer):
-    model, crops = Painter(), torch.rand(2, 3, 6, 5)
+    model, crops = Painter(17), torch.rand(2, 3, 6, 5)
     swap = pose.MIRROR[17]
     plain, other = model(crops), model(crops.flip(-1))
     found = answer(model, crops)
@@ -393,6 +408,9 @@ def flip_test(answer):
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
     expect_close(found, (plain + other.flip(-1)[:, swap]) / 2, "two crops, 17 keypoints")
+    model = Painter(133)
+    expected = (model(crops) + model(crops.flip(-1)).flip(-1)[:, pose.MIRROR[133]]) / 2
+    expect_close(answer(model, crops), expected, "133 keypoints: the table is MIRROR of the number of maps")
 
 
 @wrong_answer("07.5", says="names are not exchanged")
@@ -404,6 +422,11 @@ def flip_without_names(model, crops):
 def flip_not_back(model, crops):
     maps = model(crops)
     return (maps + model(crops.flip(-1))[:, pose.MIRROR[maps.shape[1]]]) / 2
+
+
+@wrong_answer("07.5", says="must match the size")
+def flip_always_coco(model, crops):
+    return (model(crops) + model(crops.flip(-1)).flip(-1)[:, pose.MIRROR[17]]) / 2
 
 
 @wrong_answer("07.5", says="sum was taken")
@@ -471,6 +494,7 @@ def loss_of_chosen(found, target, weight):
 # ---------------------------------------------------------------------------------------------- 07.7 layer-wise decay
 NAMES = ["encoder.pos_embed", "encoder.patch_embed.proj.bias", "encoder.norm.weight", "head.deconvs.0.weight"]
 NAMES += ["head.convs.1.weight"] + [f"encoder.blocks.{n}.attn.qkv.weight" for n in (0, 1, 10, 11)]
+NAMES += ["encoder.blocks.3.norm1.weight", "encoder.blocks.10.mlp.fc1.bias"]
 
 
 def rates(shift: int = 0, embed: int = 0, head: int = 13) -> dict[str, float]:
@@ -524,6 +548,11 @@ def rates_upside_down(names, depth, lr, decay):
     return {name: lr * lr * decay ** (depth + 1) / rate for name, rate in right.items()}
 
 
+@wrong_answer("07.7", says="norm1")
+def rates_of_norms(names, depth, lr, decay):
+    return {n: lr if "norm" in n else rate for n, rate in pose.learning_rates(names, depth, lr, decay).items()}
+
+
 @wrong_answer("07.7", says="above all blocks")
 def rates_head_as_block(names, depth, lr, decay):
     right = pose.learning_rates(names, depth, lr, decay)
@@ -533,9 +562,11 @@ def rates_head_as_block(names, depth, lr, decay):
 # ------------------------------------------------------------------------------------------------------------ 07.8 OKS
 @check_for("07.8")
 def keypoint_similarity(answer):
-    target = torch.tensor([[10.0, 20], [30.0, 25], [float("nan"), float("nan")], [12.0, 40]])
-    prediction = torch.tensor([[11.0, 22], [30.5, 22], [5.0, 5], [19.0, 41]])
-    visible, area, sigmas = torch.tensor([True, True, False, True]), 400.0, (0.026, 0.079, 0.035, 0.107)
+    target = torch.tensor([[10.0, 20], [30.0, 25], [float("nan"), float("nan")], [12.0, 40], [8.0, 8]])
+    prediction = torch.tensor([[11.0, 22], [30.5, 22], [5.0, 5], [19.0, 41], [9.0, 12]])
+    visible, area = torch.tensor([True, True, False, True, False]), 400.0
+    sigmas = (0.026, 0.079, 0.035, 0.107, 0.087)
+    all_known = torch.tensor([True, True, False, True, True])
     squared, sigma = (prediction - target).square().sum(-1)[visible], torch.tensor(sigmas)[visible]
     found = answer(prediction, target, visible, area, sigmas)
     mistakes = {
@@ -547,12 +578,15 @@ def keypoint_similarity(answer):
         "The sum is divided by all keypoints: only the visible ones count, above and below": torch.exp(
             -squared / (2 * area * (2 * sigma) ** 2)
         ).sum()
-        / 4,
+        / 5,
+        "A point that is not visible counts: choose by `visible`, not by NaN": similarity(
+            prediction, target, all_known, area, sigmas
+        ).mean(),
         "The 2 before the area is missing": torch.exp(-squared / (area * (2 * sigma) ** 2)).mean(),
     }
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
-    expect_close(found, torch.exp(-squared / (2 * area * (2 * sigma) ** 2)).mean(), "three of four visible, one NaN")
+    expect_close(found, torch.exp(-squared / (2 * area * (2 * sigma) ** 2)).mean(), "three of five visible, one NaN")
     expect_close(answer(target, target, visible, area, sigmas), torch.tensor(1.0), "a perfect prediction")
 
 
@@ -571,6 +605,12 @@ def oks_one_sigma(prediction, target, visible, area, sigmas):
 @wrong_answer("07.8", says="square pixels already")
 def oks_area_squared(prediction, target, visible, area, sigmas):
     return similarity(prediction, target, visible, area, sigmas, power=4.0).mean()
+
+
+@wrong_answer("07.8", says="not by NaN")
+def oks_of_all_known(prediction, target, visible, area, sigmas):
+    known = target.isfinite().all(-1)
+    return similarity(prediction, target, known, area, sigmas).mean()
 
 
 @wrong_answer("07.8", says="only the visible ones")

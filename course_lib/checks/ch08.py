@@ -219,6 +219,8 @@ def relative_depth(answer):
     expect_close(
         answer(flat), -torch.ones(1, 2, 2), "constant depth: nearest and farthest are the same, there is no scale"
     )
+    flat[0, 0, 0] = 2.0005
+    expect_close(answer(flat), -torch.ones(1, 2, 2), "all depth within FLAT (half a millimetre): there is no scale")
 
 
 def relative(depth: Tensor, low: Tensor, high: Tensor, known: Tensor, nobody: float = -1.0) -> Tensor:
@@ -272,11 +274,11 @@ def pair() -> tuple[Tensor, Tensor]:
     return torch.rand(3, 4, 5) * 0.9 + 0.05, target
 
 
-def silog(prediction: Tensor, target: Tensor, share: float = 0.5, root: bool = True) -> Tensor:
+def silog(prediction: Tensor, target: Tensor, share: float = 0.5, root: bool = True, least: float = 1e-6) -> Tensor:
     """Equations 1 to 3 picture by picture, by indexing."""
     losses = []
     for p, t in zip(prediction, target, strict=True):
-        known = t > 1e-6
+        known = t > least
         if known.any():
             delta = t[known].log() - p[known].clamp(min=1e-6).log()
             inside = delta.square().mean() - share * delta.mean() ** 2
@@ -304,6 +306,9 @@ def silog_loss(answer):
         "The pixels of all pictures are taken together. Equation 3 is for one picture; then comes the mean": (
             silog(prediction.view(1, 12, 5), target.view(1, 12, 5))
         ),
+        "The nearest pixel (target 0) counts. Its logarithm would be −∞: only targets above EPSILON do": (
+            silog(prediction, target.where(target != 0, 1e-6), least=0)
+        ),
         "That compares depths, not their logarithms": (
             silog(prediction.exp(), target.where(target > 1e-6, -math.inf).exp().where(target > 1e-6, -1.0))
         ),
@@ -323,6 +328,11 @@ def check_silog_edges(answer, prediction: Tensor, target: Tensor) -> None:
         free = case.clone().requires_grad_()
         words = f"{name} (a root has an infinite slope at 0: clamp what is under it)"
         expect_gradient(answer(free, target), free, words)
+    expect_close(answer(target.clamp(min=0.0), target), torch.zeros(()), "a perfect answer", atol=1e-3)
+    free, ours = prediction.clone().requires_grad_(), prediction.clone().requires_grad_()
+    answer(free, target).backward()
+    silog(ours, target).backward()
+    expect_close(free.grad, ours.grad, "the gradient")
     free = prediction.clone().requires_grad_()
     nobody = answer(free, torch.full_like(target, -1.0))
     expect_close(nobody, torch.zeros(()), "a batch without people")
@@ -408,6 +418,7 @@ def scale_and_shift(answer):
         )
         through = (prediction * target * mask).sum((1, 2)) / (prediction.square() * mask).sum((1, 2))
         expect_not_close(found[0], through, "That is the best scale without a shift: take the means off first")
+        expect_not_close(found[0], expected[1], "The shift came first: return a, then b")
     expect_close(found[0], expected[0], "the scales of 3 pictures")
     expect_close(found[1], expected[1], "the shifts of 3 pictures")
     a, b = answer(torch.full((1, 2, 2), 0.7), target[:1, :2, :2], torch.ones(1, 2, 2, dtype=torch.bool))
@@ -415,6 +426,8 @@ def scale_and_shift(answer):
     expect_close((a, b), (torch.zeros(1), target[:1, :2, :2].mean((1, 2))), "an answer without variation")
     outside = target.where(mask, math.inf)
     expect_close(answer(prediction, outside, mask), expected, "depth that is infinite outside of the mask", atol=1e-4)
+    outside = prediction.where(mask, math.nan)
+    expect_close(answer(outside, target, mask), expected, "an answer that is NaN outside of the mask", atol=1e-4)
 
 
 def fitted(prediction: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -481,6 +494,9 @@ def normal_loss(answer):
         "The mean runs over all pixels: divide by the number of pixels with a normal": (
             ((raw + 1 - cosine) * valid).mean()
         ),
+        "That is the mean of each picture, then of the pictures. Here all human pixels of the batch count alike": (
+            torch.stack([(raw + 1 - cosine)[i][valid[i]].mean() for i in range(2)]).mean()
+        ),
         "The distance is Euclidean (L2). Equation 4 has the L1 norm, the sum of absolute values": (
             average((prediction - target).norm(dim=1), cosine)
         ),
@@ -497,6 +513,9 @@ def normal_loss(answer):
     spoilt, known = target.clone(), target.clone()
     spoilt[0, :, 2, 2], known[0, :, 2, 2] = math.nan, 0.0
     expect_close(answer(prediction, spoilt), answer(prediction, known), "a target that is NaN: leave the pixel out")
+    free = prediction.clone().requires_grad_()
+    words = "a target that is NaN (replace it before the arithmetic: NaN times 0 is NaN)"
+    expect_gradient(answer(free, spoilt), free, words)
 
 
 def normal_terms(prediction: Tensor, target: Tensor, raw: bool, over_valid: bool = True) -> Tensor:
@@ -529,6 +548,21 @@ def normals_mean_of_components(prediction, target):
     valid = target.norm(dim=1) > 0.5
     cosine = (normalize(prediction, dim=1) * target).sum(1)
     return ((prediction - target).abs().mean(1) + 1 - cosine)[valid].mean()
+
+
+@wrong_answer("08.7", says="NaN times 0")
+def normals_nan_gradient(prediction, target):
+    valid = target.square().sum(1) > 0.25
+    cosine = (normalize(prediction, dim=1, eps=1e-6) * target).sum(1)
+    losses = ((target - prediction).abs().sum(1) + 1 - cosine).where(valid, 0.0)
+    return losses.sum() / valid.sum().clamp(min=1)
+
+
+@wrong_answer("08.7", says="all human pixels of the batch count alike")
+def normals_picture_by_picture(prediction, target):
+    pairs = zip(prediction.split(1), target.split(1), strict=True)
+    each = torch.stack([dense.normal_loss(p, t) for p, t in pairs])
+    return each.mean()
 
 
 @wrong_answer("08.7", says="without people")
@@ -572,12 +606,20 @@ def pseudo_normals(answer):
     expect_close(found, expected, "a plane that faces right, up and to the viewer", atol=2e-3)
     broken = depth.clone()
     broken[0, :, 12:] = math.inf
-    expect_finite(answer(broken, INTRINSICS), "where the depth is infinite (0 is expected there)")
+    found, there = answer(broken, INTRINSICS), expected.clone()
+    expect_finite(found, "where the depth is infinite (0 is expected there)")
+    there[..., 11:] = 0.0  # column 11 has an infinite neighbour
+    expect_close(found, there, "half of the depth infinite: 0 there and beside it", atol=2e-3)
 
 
 @wrong_answer("08.8", says="away from the viewer")
 def pseudo_backwards(depth, K):
     return -dense.pseudo_normals(depth, K)
+
+
+@wrong_answer("08.8", says="0 there and beside it")
+def pseudo_of_holes(depth, K):
+    return dense.pseudo_normals(depth.nan_to_num(0.0, 0.0, 0.0), K)
 
 
 @wrong_answer("08.8", says="camera's axes, y down")
@@ -634,6 +676,12 @@ def mirrored(answer):
     expect(not same, "The parts were flipped, but their names were not: a left hand is a right hand in a mirror")
     unmoved = dense.mirrored({"parts": batch["parts"].flip(-1)})["parts"]
     expect(not torch.equal(found["parts"], unmoved), "The classes were swapped, but the pixels stayed: flip them, too")
+    one_by_one = flipped["parts"].clone()
+    for left, right in dense.SWAPS:
+        one_by_one[one_by_one == left] = right
+        one_by_one[one_by_one == right] = left
+    words = "A class was renamed and then renamed back: look both up in one table"
+    expect(not torch.equal(found["parts"], one_by_one), words)
     expect_equal(found["parts"], expected["parts"], "parts")
     words = "The normals were flipped, but their x was not negated: what faced left faces right in a mirror"
     expect_not_close(found["normals"], flipped["normals"], words)

@@ -56,9 +56,7 @@ def pose_metrics(config, model: nn.Module, data: Path, flip: bool = True) -> Met
     images, labels = people_of(config, data)
     poses = sapiens_pose.predict(model, images[labels["picture"]], labels["box"], flip)
     scores = metrics.pose_score(torch.ones(len(poses.scores)), poses.scores)
-    pictures = [labels["picture"] == picture for picture in labels["picture"].unique()]
-    found = [metrics.Detections(poses.points[own], scores[own]) for own in pictures]
-    known = [metrics.People(*(labels[name][own] for name in ("points", "visible", "area", "box"))) for own in pictures]
+    found, known = of_pictures(labels, labels["picture"], poses.points, scores)
     if config.keypoints == 17:
         whole = metrics.average_precision(found, known, metrics.BODY_SIGMAS)
         return {name: whole[name] for name in ("AP", "AR")}
@@ -67,6 +65,19 @@ def pose_metrics(config, model: nn.Module, data: Path, flip: bool = True) -> Met
     parts = metrics.part_average_precision(found, known, *known_parts[config.keypoints])
     of_parts = {f"AP_{part}": parts[part]["AP"] for part in ("body", "foot", "face", "hand")}
     return {name: parts["whole"][name] for name in ("AP", "AR")} | of_parts
+
+
+def of_pictures(
+    labels: Batch, picture: Tensor, points: Tensor, score: Tensor
+) -> tuple[list[metrics.Detections], list[metrics.People]]:
+    """Predictions, points (D, K, 2) and score (D,) in pictures (D,), and the people of `people_tensors`, as the metrics
+    take them: by picture."""
+    found, known = [], []
+    for number in torch.cat([labels["picture"], picture]).unique():
+        here, own = picture == number, labels["picture"] == number
+        found.append(metrics.Detections(points[here], score[here]))
+        known.append(metrics.People(*(labels[name][own] for name in ("points", "visible", "area", "box"))))
+    return found, known
 
 
 # ------------------------------------------------------------------------------------------------- chapter 08, shipped
