@@ -14,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from course_lib.chapters.sapiens_pose import SIZES
+
 State = dict[str, Tensor]
 
-SAPIENS_SIZES = {(1024, 24): "0.3b", (1280, 32): "0.6b", (1536, 40): "1b", (1920, 48): "2b"}  # Table 2: width, blocks
+SAPIENS_SIZES = {(width, blocks): name for name, (width, blocks, _) in SIZES.items()}
 # what the names in a file of each kind begin with, and what ours begin with instead
 PREFIXES = {"encoder": {"": ""}, "mae": {"backbone.": "encoder.", "neck.": ""}}
 PREFIXES |= {"pose": {"backbone.": "encoder.", "head.": "head."}}
@@ -69,8 +71,13 @@ def read_state(path: str | Path) -> State:
             return load_file(path)
         with torch.serialization.safe_globals(HARMLESS):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ReleasedError(f"{path} can't be read as weights: {str(error).splitlines()[0]}") from error
+    except pickle.UnpicklingError as error:
+        raise ReleasedError(
+            f"{path} can't be read as weights: it is damaged or holds other things than tensors"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, IndexError, SafetensorError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ReleasedError(f"{path} can't be read as weights: {why}") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ReleasedError(f"{path} holds no state dict: take one of the authors' .pth files (not a .pt2 program)")

@@ -355,10 +355,16 @@ def test_pickled_code_is_refused_unrun(tmp_path, capsys):
 def test_spoilt_files_are_refused_by_name(tmp_path):
     torch.save(their_task("seg").state_dict(), tmp_path / "whole.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    damaged = bytearray((tmp_path / "whole.pth").read_bytes())
+    damaged[damaged.index(b"state") if b"state" in damaged else 200] ^= 0xFF
+    damaged[300:310] = b"\xff" * 10
+    (tmp_path / "damaged.pth").write_bytes(damaged)
     (tmp_path / "cut.safetensors").write_bytes(b"\x10")
     (tmp_path / "text.pth").write_text("404 not found")
     (tmp_path / "old.pth").write_bytes(pickle.dumps({"a": 1}, protocol=2))
-    for name in ("cut.pth", "cut.safetensors", "text.pth", "old.pth", "missing.pth", "missing.safetensors"):
+    spoilt = ("cut.pth", "empty.pth", "damaged.pth", "cut.safetensors", "text.pth", "old.pth")
+    for name in (*spoilt, "missing.pth", "missing.safetensors"):
         with pytest.raises(ReleasedError, match=name.replace(".", r"\.")):
             read_state(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")

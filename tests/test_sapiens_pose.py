@@ -317,6 +317,49 @@ def test_augmented_points_stay_on_their_pixels(seed):
             assert (48 * colour - place).abs().max() < 1.5, "the pixel is from another place of the picture"
 
 
+def test_half_a_body_is_the_box_of_its_points():
+    _, box, points, visible = person()
+    halves = {tuple(pose.half_body(box, points, visible > 0, generator(seed)).tolist()) for seed in range(20)}
+    lower = torch.tensor(["hip" in name or "knee" in name or "ankle" in name for name in pose.keypoint_names(17)])
+    assert len(halves) == 2
+    for half in map(torch.tensor, halves):
+        inside = ((points >= half[:2]) & (points <= half[2:])).all(1)
+        assert inside[lower].all() or inside[~lower].all()
+    assert torch.equal(pose.half_body(box, points, torch.zeros(17).bool(), generator()), box)  # nothing is annotated
+
+
+def test_a_spoiled_crop_has_one_black_hole_and_stays_within_0_and_1():
+    crop = torch.rand(1, 3, 128, 96) * 0.5 + 0.4
+    for seed in range(10):
+        made = pose.spoiled(pose.recoloured(crop, generator(seed)), generator(seed))
+        hole = (made == 0).all(1)[0]
+        rows, columns = hole.any(1).nonzero(), hole.any(0).nonzero()
+        sides = (len(rows), len(columns))
+        assert 0 <= made.min() and made.max() <= 1 and hole.sum() == math.prod(sides), "the hole is a rectangle"
+        assert 0.19 * 128 < sides[0] < 0.41 * 128 and 0.19 * 96 < sides[1] < 0.41 * 96
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_whole_augmentation_keeps_points_on_their_colours(seed):
+    """As above, for `person_batch` in one piece: red names the column, green the row; the light is left as it is."""
+    y, x = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(48) + 0.5, indexing="ij")
+    image = torch.stack([x / 48, y / 48, torch.ones_like(x)])
+    _, box, points, visible = person()
+    config = dataclasses.replace(SMOKE, size=(128, 96), strength=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pose, "recoloured", lambda crop, generator: crop)
+        made = pose.person_batch(config, image, box, points, visible, generator(seed))
+    best = math.inf
+    for true in (points, points[pose.MIRROR[17]]):  # mirrored or not: one of the two fits everywhere
+        spots = made["points"].floor().long()
+        seen = made["weight"] > 0
+        colours = torch.stack([made["image"][:, row, column] for column, row in spots[seen].clamp(min=0).tolist()])
+        seen_there = colours[:, 2] > 0.99  # neither hole nor beyond the picture
+        off = (48 * colours[:, :2] - true[seen]).abs().amax(1)[seen_there]
+        best = min(best, float(off.max()) if len(off) else 0.0)
+    assert best < 2
+
+
 def test_the_same_generator_makes_the_same_sample_and_another_one_another():
     parts = person()
     first, again, other = (pose.person_batch(SMOKE, *parts, generator(seed)) for seed in (3, 3, 4))
@@ -330,9 +373,14 @@ def test_what_is_unknown_hidden_or_outside_counts_as_it_should():
     visible[0], visible[1] = 0, 1  # not annotated; hidden
     points[2] = math.nan  # annotated, it says, but nowhere
     points[3] = torch.tensor([-90.0, 10])  # far outside the crop
+    points[5] = torch.tensor([math.inf, -math.inf])
     made = pose.person_batch(SMOKE, image, box, points, visible)
-    assert made["weight"][:5].tolist() == [0, 1, 0, 0, 1]
+    assert made["weight"][:6].tolist() == [0, 1, 0, 0, 1, 0]
     assert made["points"].isfinite().all()
+    for seed in range(20):
+        made = pose.person_batch(dataclasses.replace(SMOKE, strength=1.0), image, box, points, visible, generator(seed))
+        target = pose.encode_heatmaps(made["points"][None] / 4, (8, 6), 1.0)
+        assert pose.heatmap_loss(0 * target, target, made["weight"][None]).isfinite()
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
@@ -364,6 +412,19 @@ def test_people_too_small_or_hardly_annotated_are_left_out():
     assert pose.useful_people(dataclasses.replace(SMOKE, least=18), sample) == []
     sample.people[0].box[:] = 0  # nothing of the person is in the picture
     assert pose.useful_people(SMOKE, sample) == []
+
+
+def test_a_sample_with_nan_pixels_is_named():
+    spoilt = stick_figure("seven")
+    spoilt.image[1, 2, 3] = math.nan
+    with pytest.raises(ValueError, match="sample seven has pixels that are NaN"):
+        pose.people_tensors(SMOKE, [stick_figure(), spoilt])
+
+
+def test_pictures_of_any_number_type_are_cut_out():
+    image, box, _, _ = person()
+    expected, _ = pose.crop_people(image[None], box[None], (32, 24))
+    torch.testing.assert_close(pose.crop_people(image[None].double(), box[None], (32, 24))[0], expected)
 
 
 def test_missing_keypoints_are_named_with_what_to_do():

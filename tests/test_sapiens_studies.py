@@ -45,7 +45,7 @@ TINY = Arm("wild", 8, tasks=("normals",), size=32, width=16, depth=1, heads=2, d
 
 
 # ------------------------------------------------------------------------------------------------- metrics
-def maps(config, labels=2):
+def maps(labels=2):
     """A batch as `answers` yields it: a person in the middle of each picture, depth a plane with a bump."""
     generator = torch.Generator().manual_seed(0)
     human = torch.zeros(labels, 32, 32, dtype=torch.bool)
@@ -61,7 +61,7 @@ CONFIG = sapiens_dense.CONFIGS["smoke"]
 
 
 def test_perfect_answers_are_perfect():
-    batch = maps(CONFIG)
+    batch = maps()
     scores = nn.functional.one_hot(batch["parts"].long(), 28).permute(0, 3, 1, 2).float()
     seg = tasks.seg_metrics(CONFIG, [(batch, scores)])
     assert seg == {"miou": 1, "miou_common": 1, "macc": 1}
@@ -72,7 +72,7 @@ def test_perfect_answers_are_perfect():
 
 
 def test_known_errors_have_known_numbers():
-    batch = maps(CONFIG)
+    batch = maps()
     constant = tasks.depth_metrics(CONFIG, [(batch, torch.zeros(2, 1, 32, 32))])
     assert constant["rmse_over_constant"] == pytest.approx(1) and constant["rmse_over_plane"] > 2
     turned = batch["normals"][:, [1, 2, 0]]
@@ -88,11 +88,19 @@ def test_known_errors_have_known_numbers():
 
 
 def test_rare_parts_count_in_miou_and_not_in_miou_common():
-    batch = maps(CONFIG)
+    batch = maps()
     batch["parts"][0, 8, 10] = 27  # one pixel of 384, a quarter of a percent: never found
     scores = nn.functional.one_hot(batch["parts"].long() % 27, 28).permute(0, 3, 1, 2).float()
     found = tasks.seg_metrics(CONFIG, [(batch, scores)])
     assert found["miou"] < 0.85 and found["miou_common"] == 1
+
+
+def test_parts_are_judged_in_the_vocabulary_of_20_classes_too():
+    batch, config = maps(), dataclasses.replace(CONFIG, classes=20)
+    lip = sapiens_dense.to_lip(batch["parts"].long())
+    scores = nn.functional.one_hot(lip.where(lip < 20, 0), 20).permute(0, 3, 1, 2).float()
+    found = tasks.seg_metrics(config, [(batch, scores)])
+    assert found["miou"] == found["miou_common"] == found["macc"] == 1
 
 
 def test_the_best_plane_is_the_plane():
@@ -102,8 +110,9 @@ def test_the_best_plane_is_the_plane():
     assert torch.allclose(tasks.best_planes(noisy, mask).float(), plane, atol=1e-4)
 
 
-def test_true_poses_have_an_ap_of_one_and_missed_ones_of_zero(monkeypatch):
-    config = dataclasses.replace(sapiens_pose.CONFIGS["smoke"], keypoints=133)
+@pytest.mark.parametrize("keypoints", [133, 308])
+def test_true_poses_have_an_ap_of_one_and_missed_ones_of_zero(keypoints, monkeypatch):
+    config = dataclasses.replace(sapiens_pose.CONFIGS["smoke"], keypoints=keypoints)
     data = tasks.rendered("wild", 4, 48, "test", tuple(sapiens_pose.FORMATS.values()))
     _, labels = tasks.people_of(config, data)
     true = labels["points"].nan_to_num()
@@ -126,6 +135,7 @@ def smoke_configs():
     yield sapiens.people, sapiens_pretraining.CONFIGS["smoke"], {"masked_loss"}
     worlds = ("wild_precision", "wild_recall", "general_precision", "general_recall")
     yield sapiens.detector, sapiens_pretraining.DETECTORS["smoke"], set(worlds)
+    yield tasks.dense, dataclasses.replace(CONFIG, classes=20), {"miou", "miou_common", "macc"}
     yield tasks.pose, sapiens_pose.CONFIGS["smoke"], {"AP", "AR"}
     names = {"seg": {"miou", "miou_common", "macc"}}
     names["depth"] = {"rmse", "abs_rel", "delta1", "rmse_over_constant", "rmse_over_plane"}

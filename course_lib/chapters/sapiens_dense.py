@@ -112,6 +112,8 @@ PICTURES = {"seg-28": 100_000, "seg-20": 30_462, "depth": 500_000, "normals": 50
 def for_task(config: Config, task: str) -> Config:
     """A configuration of seg for another task, as the authors have it: depth has half the channels, normals are never
     turned."""
+    if config.task != "seg":
+        raise ValueError(f"the configuration is of {config.task} already: begin with that of seg")
     changes = {
         "seg": {},
         "depth": {"channels": config.channels // 2, "background": 0.5, "degrees": 60.0},
@@ -151,6 +153,7 @@ PARTS = (
     *("Right_Lower_Arm", "Right_Lower_Leg", "Right_Shoe", "Right_Sock", "Right_Upper_Arm", "Right_Upper_Leg", "Torso"),
     *("Upper_Clothing", "Lower_Lip", "Upper_Lip", "Lower_Teeth", "Upper_Teeth", "Tongue"),
 )
+LEAST_HUMAN = 0.003  # pictures with a smaller share of human pixels are not measured
 IGNORE = 255  # the class of a pixel that nobody is asked about
 CLASS_WEIGHTS = (0.1, 10, 3, 2, 4, 4, 2, 2, 6, 10, 3, 3, 1, 4, 4, 2, 2, 6, 10, 3, 3, 1, 1, 10, 10, 10, 10, 10)
 LIP_WEIGHTS = (0.1, 1.5, 1, 1.5, 1.5, 0.8, 1.2, 1, 1.5, 0.8, 1.2, 1.5, 1.5, 0.7, 1, 1, 1, 1, 1.5, 1.5)
@@ -220,7 +223,7 @@ EPSILON = 1e-6
 def silog_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Depths (B, H, W), the target in [0, 1] and −1 where nobody is -> a scalar. Equations 1-3 (λ = 1/2).
 
-    The mean over the pictures with valid pixels (target > EPSILON); 0 where there is none."""
+    The mean over the pictures with valid pixels (target > EPSILON), those of this process; 0 where there is none."""
     valid = target > EPSILON  # NaN is not
     known = target.where(valid, 1.0).log()
     delta = (known - prediction.where(valid, 1.0).clamp(min=EPSILON).log()) * valid
@@ -244,7 +247,8 @@ def scale_and_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[T
     away = p - p_mean[:, None, None]
     variance = (away.square() * weight).sum((1, 2))
     covariance = (away * (d - d_mean[:, None, None]) * weight).sum((1, 2))
-    scale = covariance / variance.where(variance > 0, 1.0)
+    varies = variance > 1e-12 * p_mean.square()  # more than the rounding of the mean
+    scale = torch.where(varies, covariance / variance.where(varies, 1.0), 0.0)
     return scale, d_mean - scale * p_mean
 
 
@@ -252,7 +256,8 @@ def scale_and_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[T
 def normal_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Raw answers (B, 3, H, W), unit normals (B, 3, H, W) with 0 where nobody is -> a scalar. Equation 4.
 
-    L1 on the raw answer, the cosine on the answer at length 1, as in the authors' code; 0 without human pixels."""
+    L1 on the raw answer, the cosine on the answer at length 1, as in the authors' code; the mean over the human pixels
+    of this process, 0 without any."""
     valid = target.square().sum(1) > 0.25  # (B, H, W)
     target = target.where(valid[:, None], 0.0)
     distance = (prediction - target).abs().sum(1)
@@ -300,14 +305,20 @@ def mirrored(batch: Batch) -> Batch:
 
 # Chapter 08, section "5 Augmentation that keeps the labels true"
 def tensors(config: Config, sample) -> Batch:
-    """A rendered sample to be kept in memory: image (3, H, W), alpha and parts (H, W) uint8, depth (H, W) float32, 0
-    where nobody is, normals (3, H, W) int8. ValueError for NaN pixels, a missing label, another size."""
+    """`packed`, to be kept in memory with others. ValueError for another size than the configuration's, too."""
+    if sample.image.shape[1:] != config.size:
+        raise ValueError(f"sample {sample.key} is {sample.image.shape[1:]}: make the data with the size {config.size}")
+    return packed(sample)
+
+
+# Chapter 08, section "5 Augmentation that keeps the labels true"
+def packed(sample) -> Batch:
+    """A rendered sample as small integers: image (3, H, W), alpha and parts (H, W) uint8, depth (H, W) float32, 0
+    where nobody is, normals (3, H, W) int8. ValueError for NaN pixels, a missing label."""
     labels = ("alpha", "parts", "depth", "normals")
     if missing := [name for name in labels if getattr(sample, name) is None]:
         raise ValueError(f"sample {sample.key} has no {', '.join(missing)}: take data with these labels")
-    if sample.image.shape[1:] != config.size:
-        raise ValueError(f"sample {sample.key} is {sample.image.shape[1:]}: make the data with the size {config.size}")
-    if not np.isfinite(sample.image).all():
+    if not (np.isfinite(sample.image).all() and np.isfinite(sample.alpha).all()):
         raise ValueError(f"sample {sample.key} has pixels that are NaN or infinite: leave it out, or make it anew")
     image, alpha = (torch.from_numpy(255 * values).round().byte() for values in (sample.image, sample.alpha))
     depth = torch.from_numpy(np.nan_to_num(sample.depth, nan=0.0, posinf=0.0, neginf=0.0))
@@ -325,25 +336,27 @@ def unpacked(batch: Batch) -> Batch:
 
 # Chapter 08, section "5 Augmentation that keeps the labels true"
 def warped(config: Config, batch: Batch, generator: torch.Generator) -> Batch:
-    """A batch of one, zoomed, turned and shifted at random; nobody is where the picture had ended."""
-    height, width = batch["image"].shape[-2:]
+    """A batch of one of any size, zoomed, turned and shifted at random -> config.size; black, and nobody, where the
+    picture had ended. At a zoom of 1 the largest part of that shape."""
+    (height, width), (h, w) = batch["image"].shape[-2:], config.size
     draw = (2 * torch.rand(5, generator=generator) - 1).tolist()  # -1 to 1
     low, high = map(math.log, config.zoom)
     zoom = math.exp((low + high) / 2 + draw[0] * (high - low) / 2)
     angle = math.radians(config.degrees) * draw[1] * (abs(draw[2]) < config.turn)
-    cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
-    right, down = ((1 - 1 / zoom) * share for share in draw[3:])
-    rows = [[cos, -sin * height / width, right], [sin * width / height, cos, down]]  # from -1 to 1, edge to edge
-    grid = affine_grid(torch.tensor([rows]), [1, 1, height, width], align_corners=False)
+    scale = min(height / h, width / w) / zoom  # pixels of the picture to one of the result
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    right, down = draw[3] * (1 - scale * w / width), draw[4] * (1 - scale * h / height)
+    rows = [[cos * w / width, -sin * h / width, right], [sin * w / height, cos * h / height, down]]  # edges at -1 and 1
+    grid = affine_grid(torch.tensor([rows]), [1, 1, h, w], align_corners=False)
     return {name: looked_up(name, values, grid) for name, values in batch.items()}
 
 
 # Chapter 08, section "5 Augmentation that keeps the labels true"
 def looked_up(name: str, values: Tensor, grid: Tensor) -> Tensor:
     """One tensor of a batch where the grid says: pictures bilinearly, labels from the nearest pixel."""
-    smooth, border = name in ("image", "alpha"), "border" if name == "image" else "zeros"
+    smooth = name in ("image", "alpha")
     maps = (values if values.ndim == 4 else values[:, None]).float()
-    found = grid_sample(maps, grid, "bilinear" if smooth else "nearest", border, align_corners=False)
+    found = grid_sample(maps, grid, "bilinear" if smooth else "nearest", align_corners=False)
     return found if values.ndim == 4 else found[:, 0]
 
 
@@ -396,7 +409,7 @@ def prepare(config: Config, backgrounds: Tensor | None = None) -> Callable:
 def prepared(config: Config, backgrounds: Tensor | None, sample, rng: np.random.Generator) -> Batch:
     """See `prepare`."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    batch = {name: values[None] for name, values in tensors(config, sample).items()}
+    batch = {name: values[None] for name, values in packed(sample).items()}
     return {name: values[0] for name, values in augmented(config, backgrounds, batch, generator).items()}
 
 
@@ -465,7 +478,7 @@ def example(config: Config, count: int) -> Batch:
 
 RUNS = "course_lib.studies.sapiens_tasks"
 SHIPPED = {
-    task: Shipped(f"sapiens_dense-{task}", for_task(CONFIGS["shipped"], task), f"{RUNS}:{task}") for task in TASKS
+    task: Shipped(f"sapiens_dense-{task}", for_task(CONFIGS["shipped"], task), f"{RUNS}:dense") for task in TASKS
 }
 
 
@@ -474,7 +487,8 @@ SHIPPED = {
 class Arm:
     """One arm of a study: an encoder pretrained on `images` pictures of the world `source` ("" for a random start), for
     pretraining × as many steps as it is fine-tuned afterwards; its shape; the tasks that it learns from `labelled`
-    pictures of the studio; measured on `tested` pictures of `wild` at the end, and after the share `early`."""
+    pictures of the studio (pose, which is learned slowly, in pose_steps times as many steps); measured on `tested`
+    pictures of `wild` at the end, and after the share `early`."""
 
     source: str = "wild"
     images: int = 9000
@@ -494,6 +508,7 @@ class Arm:
     labelled: int = 512
     batch: int = 32
     lr: float = 3e-3
+    pose_steps: int = 4
     early: float = 0.25
     tested: int = 300
 
@@ -535,4 +550,4 @@ STUDIES = {
 }  # fmt: skip
 
 
-# course build sealed the text above: 08bc5d3ba41887f1
+# course build sealed the text above: bd338f14361a3d00

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +40,11 @@ def in_memory(folder: Path, kept: Callable[[Sample], Batch], only: tuple[str, ..
 
 
 def as_bytes(image) -> Tensor:
-    """A picture (3, H, W) in [0, 1] -> uint8: a quarter of the memory, nothing lost if it came from a file."""
+    """A picture (3, H, W) in [0, 1] -> uint8: a quarter of the memory, nothing lost if it came from a file.
+
+    ValueError for pixels that are NaN or infinite."""
+    if not np.isfinite(image).all():
+        raise ValueError("a picture has pixels that are NaN or infinite: leave it out, or make it anew")
     return torch.from_numpy(image).mul(255).round().to(torch.uint8)
 
 
@@ -82,6 +87,7 @@ def held_out_loss(config, model: nn.Module) -> float:
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Where the model is."""
     return next(model.parameters()).device
 
 

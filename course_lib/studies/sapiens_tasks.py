@@ -18,7 +18,7 @@ from course_lib.chapters import sapiens_dense, sapiens_pose, sapiens_pretraining
 from course_lib.data.sets import rendered
 from course_lib.data.shards import Samples
 from course_lib.data.streams import TensorStream
-from course_lib.files import text_hash
+from course_lib.files import file_hash, text_hash
 from course_lib.paths import BUILD
 from course_lib.recipe import Batch, Recipe
 from course_lib.scale import pick, scale
@@ -33,9 +33,9 @@ def pose(config, folder: Path) -> tuple[nn.Module, Metrics]:
     """A pose estimator; see `pose_metrics`, on wild/test."""
     formats = tuple(sapiens_pose.FORMATS.values())  # all of them, so that the three runs share their pictures
     data = rendered(config.world, config.pictures, config.pixels, "train", formats)
-    note_data(folder, data)
-    run = train(sapiens_pose.recipe(config, pose_stream(config, data), shipped_encoder()), folder / "fit")
     test = rendered("wild", pick(**TESTED), config.pixels, "test", formats)
+    note_data(folder, data, test)
+    run = train(sapiens_pose.recipe(config, pose_stream(config, data), shipped_encoder()), folder / "fit")
     return round_weights(run.model), pose_metrics(config, run.model, test)
 
 
@@ -86,20 +86,19 @@ def dense(config, folder: Path) -> tuple[nn.Module, Metrics]:
     size = config.size[0]
     data = rendered(config.world, config.pictures, size)
     behind = rendered("general-nopeople", min(BACKGROUNDS, config.pictures), size)
-    note_data(folder, data, behind)
-    run = train(sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder()), folder / "fit")
     test = rendered(config.world, pick(**TESTED), size, "test")
+    note_data(folder, data, behind, test)
+    run = train(sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder()), folder / "fit")
     return round_weights(run.model), dense_metrics(config, run.model, test)
-
-
-seg = depth = normals = dense  # what the chapter's SHIPPED calls; the configuration names the task
 
 
 @lru_cache(maxsize=4)
 def labelled(config_size: tuple[int, int], data: Path) -> Batch:
     """`sapiens_dense.tensors` of a data set, one for all tasks."""
     config = dataclasses.replace(sapiens_dense.CONFIGS["smoke"], size=config_size)
-    return in_memory(data, partial(sapiens_dense.tensors, config), ("image", "alpha", "parts", "depth", "normals"))
+    return in_memory.__wrapped__(
+        data, partial(sapiens_dense.tensors, config), ("image", "alpha", "parts", "depth", "normals")
+    )
 
 
 def dense_stream(config, data: Path, behind: Path, seed: int = 0) -> TensorStream:
@@ -118,7 +117,8 @@ def dense_metrics(config, model: nn.Module, data: Path) -> Metrics:
 def answers(config, model: nn.Module, data: Path, size: int = 50) -> Iterator[tuple[Batch, Tensor]]:
     """The pictures with people of a data set, `size` at a time: labels as floats, and what the model says of them."""
     tensors = labelled(config.size, data)
-    peopled = (tensors["depth"] > 0).flatten(1).any(1).nonzero()[:, 0]
+    share = (tensors["depth"] > 0).flatten(1).float().mean(1)
+    peopled = (share >= sapiens_dense.LEAST_HUMAN).nonzero()[:, 0]
     if len(peopled) == 0:
         raise ValueError(f"{data.name} has no picture with a person: there is nothing to measure")
     for chosen in peopled.split(size):
@@ -172,13 +172,12 @@ def normal_metrics(config, found: Iterator[tuple[Batch, Tensor]]) -> Metrics:
 
 # ------------------------------------------------------------------------------------------------- chapter 08, studies
 POOL = {"smoke": 8, "laptop": 9000}  # pictures of a source, rendered once: an arm takes the first of them
-POSE_STEPS = 4  # heatmaps are learned slowly: pose gets so many times the other tasks' steps
 
 
 def transfer(arm, seed: int, steps: int) -> Metrics:
     """A study's run: pretrains on the source, or not at all; fine-tunes on `studio` for each of the tasks, `steps`
-    steps (pose: POSE_STEPS times as many); measures on people of `wild`: pose_ap, miou, rmse, angle and more, and the
-    same with `_early` behind, after the arm's early share of the steps."""
+    steps (pose: arm.pose_steps times as many); measures on people of `wild`: pose_ap, miou, rmse, angle and more, and
+    the same with `_early` behind, after the arm's early share of the steps."""
     arm = shrunk(arm) if scale() == "smoke" else arm
     pretraining = round(arm.pretraining * steps)
     state = pretrained(arm, seed, pretraining) if arm.source and pretraining else None
@@ -203,12 +202,14 @@ def pretrained(arm, seed: int, steps: int) -> Batch:
         lr=arm.pretraining_lr, warmup=steps // 20, decoder_width=arm.decoder_width, decoder_depth=arm.decoder_depth,
         decoder_heads=arm.decoder_heads, world=arm.source,
     )  # fmt: skip
-    images = in_memory(rendered(arm.source, pick(**POOL), arm.size), picture)["image"][: arm.images]
+    data = rendered(arm.source, pick(**POOL), arm.size)
+    images = in_memory(data, picture)["image"][: arm.images]
     if len(images) < arm.images:
         raise ValueError(f"{arm.images} pictures of {arm.source} are more than the {len(images)} that are rendered")
     stream = TensorStream({"image": images}, seed, sapiens_pretraining.transform(config))
     recipe = dataclasses.replace(sapiens_pretraining.recipe(config, stream), seed=seed)
-    said = json.dumps([dataclasses.asdict(config), seed], sort_keys=True, default=str)
+    known = [dataclasses.asdict(config), seed, file_hash(data / "manifest.json")]
+    said = json.dumps(known, sort_keys=True, default=str)
     folder = BUILD / "studies" / f"pretrained-{text_hash(said, length=16)}" if scale() != "smoke" else None
     return sapiens_pretraining.encoder_state(train(recipe, folder, progress=False).model)
 
@@ -230,13 +231,19 @@ def fine_tuned(arm, task: str, state: Batch | None, seed: int, steps: int) -> Me
     return found
 
 
+def layer_decay(arm) -> float:
+    """0.85 a block for four blocks, and the same from the first to the last for any other number."""
+    return 0.85 ** (4 / arm.depth)
+
+
 def pose_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tuple[Recipe, Callable]:
     """How an arm learns pose, and how that is measured: pose_ap and pose_ar, 0 to 1, from true boxes."""
-    steps = POSE_STEPS * steps
+    steps = arm.pose_steps * steps
     config = sapiens_pose.Config(
         17, (arm.size, arm.size * 3 // 4), arm.patch, arm.width, arm.depth, arm.heads, deconvs=(arm.channels,) * 2,
         convs=(arm.channels,) * 2, sigma=1.0, pictures=arm.labelled, pixels=arm.size, batch_size=arm.batch, steps=steps,
-        lr=arm.lr, warmup=steps // 20, smallest=arm.size // 4, strength=0.2, world="studio",
+        lr=arm.lr, warmup=steps // 20, layer_decay=layer_decay(arm), smallest=arm.size // 4, strength=0.2,
+        world="studio",
     )  # fmt: skip
     stream = pose_stream(config, rendered("studio", arm.labelled, arm.size), seed)
     test = rendered("wild", arm.tested, arm.size, "test")
@@ -251,7 +258,7 @@ def dense_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tup
     """How an arm learns parts, depth or normals, and how that is measured (`dense_metrics`)."""
     config = sapiens_dense.Config(
         (arm.size, arm.size), arm.patch, arm.width, arm.depth, arm.heads, arm.channels, arm.labelled, arm.batch, steps,
-        lr=arm.lr, warmup=steps // 20,
+        lr=arm.lr, warmup=steps // 20, layer_decay=layer_decay(arm),
     )  # fmt: skip
     config = sapiens_dense.for_task(config, task)
     behind = rendered("general-nopeople", pick(smoke=4, laptop=BACKGROUNDS), arm.size, "val")  # no arm has seen these
