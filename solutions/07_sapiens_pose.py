@@ -1344,7 +1344,7 @@ def paper_config(keypoints: int, size: str) -> Config:
 
 def small(keypoints: int, **changes) -> Config:
     """The course's own network: crops of 128 x 96, 192 patches, heatmaps of 64 x 48."""
-    settings = {"pictures": 2000, "batch_size": 16, "steps": 500, "lr": 2e-3, "warmup": 50, "strength": 0.2}
+    settings = {"pictures": 2000, "batch_size": 16, "steps": 1000, "lr": 2e-3, "warmup": 50, "strength": 0.2}
     return Config(
         keypoints, (128, 96), 8, 192, 6, 6, deconvs=(96, 96), convs=(96, 96), sigma=1.5, pixels=192, smallest=40,
         **settings | changes,
@@ -1357,8 +1357,8 @@ CONFIGS = {
     "smoke": Config(17, (32, 24), 8, 32, 2, 2, deconvs=(16, 16), convs=(16, 16), sigma=1.0, pictures=4, pixels=48,
                     batch_size=8, steps=12, lr=1e-2, warmup=1, strength=0.3),
     "laptop": small(17),
-    "laptop-133": small(133, steps=30, warmup=5),
-    "laptop-308": small(308, steps=30, warmup=5),
+    "laptop-133": small(133, steps=400),
+    "laptop-308": small(308, steps=400),
     "shipped-17": small(17, **SHIPPED_RUN | {"steps": 5000}),
     "shipped-133": small(133, **SHIPPED_RUN),
     "shipped-308": small(308, **SHIPPED_RUN),
@@ -1458,7 +1458,7 @@ model, losses = trained(config, data["train"][17], choice, pretrained)
 if losses:
     black = math.pi * config.sigma**2 / math.prod(4 * n for n in patch_grid(config.size, config.patch))
     share = float((train["visible"] > 0).float().mean())
-    plots.curve({"training": plots.smooth(losses)}, ylim=(0, None))
+    plots.curve({"training": plots.smooth(losses)}, ylim=(0, 1.2 * black * share))
     plt.gca().axhline(black * share, color="0.5", ls=":")
     third = len(losses) // 3
     assert np.mean(losses[-third:]) < np.mean(losses[:third])
