@@ -92,19 +92,15 @@ def dense(config, folder: Path) -> tuple[nn.Module, Metrics]:
     return round_weights(run.model), dense_metrics(config, run.model, test)
 
 
-@lru_cache(maxsize=4)
-def labelled(config_size: tuple[int, int], data: Path) -> Batch:
-    """`sapiens_dense.tensors` of a data set, one for all tasks."""
-    config = dataclasses.replace(sapiens_dense.CONFIGS["smoke"], size=config_size)
-    return in_memory.__wrapped__(
-        data, partial(sapiens_dense.tensors, config), ("image", "alpha", "parts", "depth", "normals")
-    )
+def labelled(data: Path) -> Batch:
+    """`sapiens_dense.packed` of a data set, one for all tasks."""
+    return in_memory(data, sapiens_dense.packed, ("image", "alpha", "parts", "depth", "normals"))
 
 
 def dense_stream(config, data: Path, behind: Path, seed: int = 0) -> TensorStream:
     """Batches of a data set, its people before the pictures of another."""
     backgrounds = in_memory(behind, picture)["image"]
-    return TensorStream(labelled(config.size, data), seed, sapiens_dense.transform(config, backgrounds))
+    return TensorStream(labelled(data), seed, sapiens_dense.transform(config, backgrounds))
 
 
 def dense_metrics(config, model: nn.Module, data: Path) -> Metrics:
@@ -116,7 +112,7 @@ def dense_metrics(config, model: nn.Module, data: Path) -> Metrics:
 @torch.no_grad()
 def answers(config, model: nn.Module, data: Path, size: int = 50) -> Iterator[tuple[Batch, Tensor]]:
     """The pictures with people of a data set, `size` at a time: labels as floats, and what the model says of them."""
-    tensors = labelled(config.size, data)
+    tensors = labelled(data)
     share = (tensors["depth"] > 0).flatten(1).float().mean(1)
     peopled = (share >= sapiens_dense.LEAST_HUMAN).nonzero()[:, 0]
     if len(peopled) == 0:
