@@ -24,7 +24,7 @@
 # Then comes the question that the paper is really about. How much of this is owed to pretraining, and does it matter
 # that the pretraining pictures show *people*?
 #
-# **What you will build**: the three losses, their gradients checked by sympy; the map between two vocabularies of body
+# **What you will build**: the three losses, their algebra checked by sympy; the map between two vocabularies of body
 # parts; augmentation that keeps labels true; evaluation as in Tables 4 to 7; three small models; pictures on which they
 # fail, and your own photograph.
 #
@@ -36,7 +36,8 @@
 # | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 1 more for rendering, once; 3 GB of memory |
 # | **From the paper** | Sapiens §3.4–3.6, §4.1, §4.3–4.6, Tables 4–7, Figures 7–11 |
 #
-# **Letters.** B batch · C classes · H W image · N tokens · D width · M human pixels of a picture.
+# **Letters.** B batch · C classes · H W image · N tokens, in code also pictures · D width · M human pixels of a
+# picture.
 
 # %%
 # %matplotlib inline
@@ -158,23 +159,18 @@ class Config:
         if self.classes not in (20, 28):
             raise ValueError(f"there are vocabularies of 20 and 28 classes, not of {self.classes}")
 
-    @property
-    def deconvs(self) -> tuple[int, ...]:
-        """Channels of each doubling: up to half the picture's resolution, for depth up to all of it."""
-        return (self.channels,) * (int(math.log2(self.patch)) - (self.task != "depth"))
-
-    @property
-    def convs(self) -> tuple[int, ...]:
-        """Channels of the 1 x 1 convolutions."""
-        return (self.channels,) * (2 if self.task == "depth" else 3)
-
-    @property
-    def out(self) -> int:
-        """Numbers a pixel."""
-        return {"seg": self.classes, "depth": 1, "normals": 3}[self.task]
-
 
 TASKS = ("seg", "depth", "normals")
+
+
+# %% tags=["export"]
+def head_shape(config: Config) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Channels of each doubling, up to half the picture's resolution, for depth up to all of it; channels of the 1 x 1
+    convolutions; numbers a pixel."""
+    doublings = int(math.log2(config.patch)) - (config.task != "depth")
+    convs = 2 if config.task == "depth" else 3
+    out = {"seg": config.classes, "depth": 1, "normals": 3}[config.task]
+    return (config.channels,) * doublings, (config.channels,) * convs, out
 
 
 # %% tags=["export"]
@@ -188,7 +184,7 @@ class DensePredictor(nn.Module):
         super().__init__()
         self.shift = config.shift
         self.encoder = task_encoder(config)
-        self.head = DeconvHead(config.width, config.deconvs, config.convs, config.out, config.dropout)
+        self.head = DeconvHead(config.width, *head_shape(config), config.dropout)
         if config.task == "depth":
             nn.init.constant_(self.head.last.bias, config.bias)
 
@@ -237,7 +233,7 @@ def paper_config(name: str, size: str) -> Config:
 CONFIGS = {
     "smoke": Config((32, 32), 8, 32, 2, 2, channels=16, pictures=8, batch_size=4, steps=4, warmup=2),
     "laptop": Config((128, 128), 8, 192, 6, 6, channels=64, pictures=1000, batch_size=16, steps=250, lr=1e-3),
-    "shipped": Config((128, 128), 8, 192, 6, 6, channels=96, pictures=6000, batch_size=32, steps=3000, lr=1e-3,
+    "shipped": Config((128, 128), 8, 192, 6, 6, channels=64, pictures=6000, batch_size=16, steps=4000, lr=1e-3,
                       warmup=100),
     "gpu": Config((256, 256), 16, 384, 12, 6, channels=256, pictures=12_000, batch_size=64, steps=6000, warmup=200),
     **{f"{name}-{size}": paper_config(name, size) for name in PICTURES for size in SIZES},
@@ -251,11 +247,12 @@ print(f"{'':8s}" + "".join(f"{size:>12s}" for size in SIZES))
 for name in PICTURES:
     counts = []
     for paper in (CONFIGS[f"{name}-{size}"] for size in SIZES):
+        deconvs, convs, out = head_shape(paper)
         with torch.device("meta"):
-            head = DeconvHead(paper.width, paper.deconvs, paper.convs, paper.out)
+            head = DeconvHead(paper.width, deconvs, convs, out)
         counts.append(sum(p.numel() for p in head.parameters()))
-        formula = 16 * paper.channels * (paper.width + (len(paper.deconvs) - 1) * paper.channels)
-        formula += len(paper.convs) * (paper.channels + 1) * paper.channels + (paper.channels + 1) * paper.out
+        formula = 16 * paper.channels * (paper.width + (len(deconvs) - 1) * paper.channels)
+        formula += len(convs) * (paper.channels + 1) * paper.channels + (paper.channels + 1) * out
         assert counts[-1] == formula
     print(f"{name:8s}" + "".join(f"{count / 1e6:10.2f} M" for count in counts))
 
@@ -326,6 +323,7 @@ ax.bar(range(27), share[order], color=plots.colour_parts(order + 1))
 ax.set(yscale="log", ylabel="% of human pixels", xticks=range(27))
 ax.set_xticklabels([PARTS[i + 1].replace("_", " ").lower() for i in order], rotation=60, ha="right", fontsize=8)
 ax.axhline(0.5, color="0.5", ls=":")
+plt.show()
 
 
 # %% [markdown]
@@ -380,9 +378,9 @@ for name, target in (("background only", empty), ("half a face", half)):
     )
 
 # %% [markdown]
-# By PyTorch's mean a picture of a wall is as important as a picture of a person: the weights only share out importance
-# *within* a batch. By the mean over pixels it matters a fifteenth. And for one pixel both have the same gradient,
-# $w_y(\operatorname{softmax}(s) - e_y)$, up to the divisor:
+# By PyTorch's mean a *batch* of walls is as important as a batch of people: the weights only share out importance
+# within a batch. By the mean over pixels our wall matters a fifteenth of our half face. And for one pixel both have the
+# same gradient, $w_y(\operatorname{softmax}(s) - e_y)$, up to the divisor:
 
 # %%
 s = sympy.symbols("s1:4")
@@ -396,7 +394,7 @@ for i, y in np.ndindex(3, 3):
 # ### Two vocabularies
 #
 # The paper also trains on the older vocabulary with 20 classes, that of LIP (*look into person*). The two cut people
-# up differently: LIP has one class for an arm from the shoulder to the fingertips, but tells trousers from skirts.
+# up differently: LIP has one class for a whole arm, but tells trousers from skirts.
 # To use our labels for it, each of the 28 has to find its place among the 20, and some can't:
 
 # %% tags=["export"]
@@ -504,9 +502,9 @@ print(f"28 classes guessed at random: mIoU {intersection_over_union(confusion).n
 #
 # ### Exercise 08.4 — the target  ●●○ (10 min)
 #
-# The augmented crop decides what "the picture" is: min and max are taken *after* cropping. Two cases need a decision.
-# A picture without people has no nearest pixel. And a patch at one single depth, nearest and farthest at once, would be
-# 0/0. Both get no target anywhere: all −1.
+# The augmented crop decides what "the picture" is: min and max are taken *after* cropping. Two cases need a decision. A
+# picture without people has no nearest pixel. And people who are all at one depth, nearest and farthest at once, would
+# be 0/0. Both get no target anywhere: all −1.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -547,8 +545,8 @@ print(f"of human pixels: {of_people.min():.0f} to {of_people.max():.0f}, {of_peo
 #
 # ### The loss
 #
-# **The idea** (Eigen et al. 2014). Errors of depth are *relative* errors: ten centimetres matter more on a nose than on
-# a foot. (After the normalisation "relative" means: to the distance behind the nearest human pixel, not to that from
+# **The idea** (Eigen et al. 2014). Errors of depth are *relative* errors: ten centimetres matter more near by than
+# far away. (After the normalisation "relative" means: to the distance behind the nearest human pixel, not to that from
 # the camera. At a hundredth of the range a millimetre counts like a decimetre at its end.) So compare logarithms. And
 # forgive half of what is only a wrong overall scale. With $\mathbf d$ the target, $\hat{\mathbf d}$ the answer and $M$
 # human pixels (the numbers are the paper's):
@@ -561,8 +559,8 @@ print(f"of human pixels: {of_people.min():.0f} to {of_people.max():.0f}, {of_peo
 #
 # How much is forgiven? Write $\operatorname{Var}$ for the variance of $\Delta\mathbf d$ over the pixels. Then what is
 # under the root is $\operatorname{Var} + \tfrac12(\overline{\Delta\mathbf d})^2$: the spread of the errors in full,
-# their mean by half. Multiply the whole answer by $\gamma$, and only the mean moves, by $-\log\gamma$. And the gradient
-# is one line:
+# half of their squared mean. Multiply the whole answer by $\gamma$, and only the mean moves, by $-\log\gamma$. And the
+# gradient is one line:
 #
 # $$\frac{\partial \mathcal L}{\partial \log\hat d_i} =
 # -\frac{\Delta d_i - \frac12\,\overline{\Delta\mathbf d}}{M\,\mathcal L}. \tag{08.3}$$
@@ -608,7 +606,7 @@ EPSILON = 1e-6
 
 @exercise("08.5")
 def silog_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Depths (B, H, W), the target in [0, 1] and −1 where nobody is -> a scalar. Equations 1-3 (λ = 1/2).
+    """Depths (B, H, W), the target in [0, 1] and −1 (or NaN) where nobody is -> a scalar. Equations 1-3 (λ = 1/2).
 
     The mean over the pictures with valid pixels (target > EPSILON), those of this process; 0 where there is none."""
     raise TODO
@@ -644,7 +642,7 @@ plt.minorticks_off()
 #
 # The clamp in front of the logarithm has a price. Where the answer is below $10^{-6}$, zero or negative, the clamped
 # value doesn't depend on the answer any more: **no gradient**, though the loss is at its largest. And the last layer
-# starts out random around its bias. With a bias of 0 half of all pixels start in the dead zone.
+# starts out random around its bias. With a bias of 0 a good part of all pixels starts in the dead zone.
 
 # %%
 tried = torch.linspace(-0.4, 1.0, 281, requires_grad=True)
@@ -661,6 +659,7 @@ for ax, values, title in zip(
     ax.axvspan(-0.4, 0, color="0.9")
     ax.set(xlabel="answer", title=title)
 axes[1].set_ylim(-12, 6)
+plt.show()
 
 # %% [markdown]
 # *Grey: the dead zone. The loss is 9 there and perfectly flat; just right of it the gradient goes to −∞. (With a single
@@ -679,9 +678,9 @@ for bias in (0.0, 0.5):
 # %% [markdown]
 # The convolutions before are shared by all pixels, so the living half pulls the dead half along in time; but who begins
 # with a bias of 0.5, the middle of the range, never has the problem. The paper doesn't say how theirs begins; the
-# authors' code sets the last weights to $N(0, 0.01^2)$ and the bias to 0, so it starts in the dead zone by half. 0.5 is
-# our choice, `Config.bias`, and the loss below reports the share of dead pixels at every step. (A softplus behind the
-# last layer would be another way; then the authors' released weights would mean something else.)
+# authors' code sets the last weights to $N(0, 0.01^2)$ and the bias to 0, so a good part of it starts in the dead zone.
+# 0.5 is our choice, `Config.bias`, and the loss below reports the share of dead pixels at every step. (A softplus
+# behind the last layer would be another way; then the authors' released weights would mean something else.)
 #
 # ### The evaluation: scale and shift
 #
@@ -819,7 +818,7 @@ assert distances[4].mean() > 10 * (1 - angles[4].deg2rad().cos())
 # %% tags=["export"]
 @exercise("08.7")
 def normal_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Raw answers (B, 3, H, W), unit normals (B, 3, H, W) with 0 where nobody is -> a scalar. Equation 4.
+    """Raw answers (B, 3, H, W), unit normals (B, 3, H, W), 0 (or NaN) where nobody is -> a scalar. Equation 4.
 
     L1 on the raw answer, the cosine on the answer at length 1, as in the authors' code; the mean over the human pixels
     of this process, 0 without any."""
@@ -869,7 +868,8 @@ def unproject(depth: Tensor, K: Tensor) -> Tensor:
 def pseudo_normals(depth: Tensor, K: Tensor) -> Tensor:
     """Depth (B, H, W) in metres, K (B, 3, 3) -> unit normals (B, 3, H, W), x right, y up, z towards the viewer.
 
-    By central differences (equation 08.5; Sapiens Fig. 8); 0 where the depth around is not finite."""
+    By central differences, one-sided ones at the border (equation 08.5; Sapiens Fig. 8); 0 where a neighbour's depth is
+    not finite."""
     points = unproject(depth, K)  # (B, 3, H, W)
     raise TODO
 
@@ -1080,7 +1080,7 @@ mosaic(list(zip(*columns, strict=True)), ("picture", "parts", "picture", "normal
 # *One person, eight draws. The first two rows: pictures and labels for parts (turned, mirrored; left limbs stay warm).
 # Below: for normals, never turned; in the mirrored ones blue and pink have changed sides.*
 #
-# In a launch, `prepare(config)` has no folder of backgrounds at hand and leaves those that the data has.
+# In a launch nobody hands `prepare` any backgrounds: people stay before those of the data.
 #
 # ## 6 The runs
 #
@@ -1106,8 +1106,9 @@ def dense_loss(config: Config, model: nn.Module, batch: Batch) -> dict[str, Tens
 
 # %% [markdown]
 # **The recipe**, "differential learning rates" and all (§4.1): block $i$ of $L$ learns at $0.85^{L+1-i}$ of the head's
-# rate, so that what was learned in pretraining is bent at the end and hardly touched at the beginning. Weight decay
-# 0.1, a straight line down to zero. `build` starts from a pretrained encoder if it is given one.
+# rate, so that what was learned in pretraining is bent most at the end and least at the beginning (in our first of 6
+# blocks at 0.38 of the rate, in the first of the 2B's 48 at 0.0004). Weight decay 0.1; the learning rate falls in a
+# straight line to zero. `build` starts from a pretrained encoder if it is given one.
 
 # %% tags=["export"]
 def build(config: Config, pretrained: dict[str, Tensor] | None = None) -> DensePredictor:
@@ -1125,7 +1126,7 @@ def recipe(config: Config, stream: Stream | None, pretrained: dict[str, Tensor] 
     pretrained: the encoder's tensors of a masked autoencoder to begin with."""
     decays = {"weight_decay": config.weight_decay, "layer_decay": config.layer_decay}
     return Recipe(
-        name=f"{config.task}-{config.out}-{config.width}x{config.depth}",
+        name=f"{config.task}-{head_shape(config)[2]}-{config.width}x{config.depth}",
         model=partial(build, config, pretrained),
         loss=partial(dense_loss, config),
         stream=stream,
@@ -1157,7 +1158,8 @@ def example(config: Config, count: int) -> Batch:
 # %% tags=["export"]
 RUNS = "course_lib.studies.sapiens_tasks"
 SHIPPED = {
-    task: Shipped(f"sapiens_dense-{task}", for_task(CONFIGS["shipped"], task), f"{RUNS}:dense") for task in TASKS
+    task: Shipped(f"sapiens_dense-{task}", replace(for_task(CONFIGS["shipped"], task), steps=steps), f"{RUNS}:dense")
+    for task, steps in {"seg": 4000, "depth": 2500, "normals": 1500}.items()
 }
 
 
@@ -1267,8 +1269,8 @@ def fine_tuned(task):
 
 def ready(task):
     """The course's own model of a task."""
-    model = DensePredictor(for_task(CONFIGS["shipped"], task))
-    shipped.load(model, f"sapiens_dense-{task}")
+    model = DensePredictor(SHIPPED[task].config)
+    shipped.load(model, SHIPPED[task].name)
     return model
 
 
@@ -1352,6 +1354,7 @@ ax.bar(range(27), np.nan_to_num(each[order.copy()]), color=plots.colour_parts(or
 ax.set(ylabel="IoU", xticks=range(27), ylim=(0, 1))
 ax.set_xticklabels([PARTS[i + 1].replace("_", " ").lower() for i in order], rotation=60, ha="right", fontsize=8)
 ax.axvline(len(COMMON) - 0.5, color="0.5", ls=":")
+plt.show()
 
 # %% [markdown]
 # *In the order of their pixels, as above; left of the dots the classes with half a percent or more.*
@@ -1447,8 +1450,8 @@ mosaic([plots.colour_normals(row) for row in rows], ("model", "its depth", "true
 # ### Face, upper body, full body, two people in contact
 #
 # Tables 5 and 6 measure on THuman2.0's scans in three framings, and on pairs of people in contact (Hi4D). Our
-# counterparts are four sets of people from the test split's million, dressed and anywhere, where the models have only
-# seen a studio. So this is both the table and a first look outside.
+# counterparts are four sets of held-out people, dressed, and anywhere, where the models have only seen a studio. So
+# this is both the table and a first look outside.
 
 # %%
 from course_lib.data.gallery import FAILURES, GENERALISATION, GROUPS, KINDS, gallery
@@ -1698,7 +1701,8 @@ for name, title in (("model_size", "size"), ("wide_or_deep", "shape"), ("tokens"
 #
 # "Fine-tuned on single-human images with limited subject diversity, minimal background variation, and solely
 # third-person views", the paper's models work on several people, all ages and egocentric views nevertheless (§4.6, Fig.
-# 11). Ours saw twelve adults before plain walls. Four sets ask the same of them; three more are made to fail, as the
+# 11). Ours saw twelve adults in a studio, at times cut out and put before
+# other pictures. Four sets ask the same of them; three more are made to fail, as the
 # paper says its models do: rare poses, crowding, severe occlusion.
 
 # %%
@@ -1779,7 +1783,8 @@ mosaic(rows, ("all of it", "closer", "her head"), height=2.2)
 # faces and shoes. The normals turn from left to right with her head and shoulders, as they should. The depth has her
 # face in front and little else that one could believe. None of the three has ever seen a photograph.
 #
-# Your own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, cut to a square.
+# Your own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour, cut
+# to a square; then `photo = interpolate(photo, size=(512, 512), mode="area")`, and crops where your face is.
 #
 # ## What to remember
 #

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from course_lib.chapters import sapiens_dense as dense
 from course_lib.chapters import sapiens_pose
-from course_lib.chapters.sapiens_dense import CONFIGS, IGNORE, PARTS, TASKS, DensePredictor, for_task
+from course_lib.chapters.sapiens_dense import CONFIGS, IGNORE, PARTS, TASKS, DensePredictor, for_task, head_shape
 from course_lib.chapters.sapiens_pretraining import CONFIGS as PRETRAINING
 from course_lib.chapters.sapiens_pretraining import MaskedAutoencoder, encoder_state
 from course_lib.data.parts import MIRROR, PART_NAMES
@@ -117,8 +117,12 @@ def test_paper_configurations_are_the_papers():
             )  # fmt: skip
             assert (config.layer_decay, config.weight_decay) == (0.85, 0.1)
             assert config.channels == (384 if name == "depth" else 768)
-            assert len(config.deconvs) == (4 if name == "depth" else 3)
-    assert CONFIGS["seg-20-1b"].out == 20 and CONFIGS["normals-1b"].turn == 0 and CONFIGS["depth-1b"].degrees == 60
+            assert len(head_shape(config)[0]) == (4 if name == "depth" else 3)
+    assert (
+        head_shape(CONFIGS["seg-20-1b"])[2] == 20
+        and CONFIGS["normals-1b"].turn == 0
+        and CONFIGS["depth-1b"].degrees == 60
+    )
 
 
 def test_the_head_learns_at_the_full_rate_and_the_first_block_slowest():

@@ -163,6 +163,23 @@ def test_a_task_without_the_shipped_encoder_says_which_command_makes_it(tmp_path
         sapiens.shipped_encoder()
 
 
+def test_a_larger_skeleton_begins_with_all_of_the_shipped_body_but_its_last_layer(
+    tmp_path, monkeypatch, random_encoder
+):
+    smoke = sapiens_pose.CONFIGS["smoke"]
+    body = sapiens_pose.PoseEstimator(smoke)
+    monkeypatch.setitem(sapiens_pose.CONFIGS, "shipped-17", smoke)
+    monkeypatch.setattr(tasks, "load", lambda model, name: model.load_state_dict(body.state_dict()))
+    whole = tasks.from_body(dataclasses.replace(smoke, keypoints=133)).state_dict()
+    assert whole["head.last.weight"].shape[0] == 133
+    shared = [name for name in whole if not name.startswith("head.last")]
+    assert all(torch.equal(whole[name], body.state_dict()[name]) for name in shared)
+    model, found = tasks.pose(dataclasses.replace(smoke, keypoints=133, steps=2), tmp_path)
+    assert set(found) == {"AP", "AR", "AP_body", "AP_foot", "AP_face", "AP_hand"}
+    moved = (model.head.deconvs[0].weight - body.head.deconvs[0].weight).abs().max()
+    assert 0 < moved < 0.1  # two steps away, not another random start
+
+
 @pytest.mark.parametrize("chapter", [sapiens_pretraining, sapiens_pose, sapiens_dense])
 def test_what_the_chapters_declare_can_be_run(chapter):
     declared = [*getattr(chapter, "SHIPPED", {}).values(), *getattr(chapter, "STUDIES", {}).values()]

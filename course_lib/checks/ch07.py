@@ -207,6 +207,8 @@ def dark_offset(answer):
     expect_not_close(found, -offset, "The sign is wrong: it is −H⁻¹ g. The summit lies uphill")
     expect_not_close(found, 2 * offset, "The first differences are twice too large: neighbours are two cells apart")
     expect_close(found, offset, "round bells: the offset is exact")
+    flat = answer(parabola(offset, 0.05 * straight))
+    expect_close(flat, offset, "flat bells: a determinant above 1e-6 is enough for a summit", atol=1e-3)
     crossed = answer(parabola(offset, tilted))
     gradient = -(offset @ tilted)
     words = "Only right for bells that stand straight: the mixed derivative H_xy is missing"
@@ -225,7 +227,7 @@ def check_without_summit(answer, offset: Tensor) -> None:
     forms |= {"a saddle that is turned": [[-0.5, 0.75], [0.75, -0.5]], "a ridge": [[-0.5, 0.5], [0.5, -0.5]]}
     cells = {"flat cells": torch.zeros(3, 3, 3)} | {n: parabola(offset, torch.tensor(f)) for n, f in forms.items()}
     for name, logs in cells.items():
-        expect_close(answer(logs), torch.zeros(len(logs), 2), f"{name} have no summit: the offset is 0", rtol=0)
+        expect_close(answer(logs), torch.zeros(len(logs), 2), f"{name}: without a summit the offset is 0", rtol=0)
     both = torch.cat([parabola(offset, torch.tensor([[-0.5, 0], [0, -0.5]])), cells["a valley"]])
     expect_close(answer(both), torch.cat([offset, 0 * offset]), "three bells and three valleys in one call")
 
@@ -274,6 +276,13 @@ def dark_without_test(logs):
     dx, dy, dxx, dyy, dxy = derivatives(logs)
     offset = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1)
     return offset / (dxx * dyy - dxy**2)[..., None]
+
+
+@wrong_answer("07.3", says="flat bells")
+def dark_only_sharp(logs):
+    dx, dy, dxx, dyy, dxy = derivatives(logs)
+    sharp = dxx * dyy - dxy**2 > 1e-2
+    return torch.where(sharp[..., None], newton(dx, dy, dxx, dyy, dxy), 0.0)
 
 
 @wrong_answer("07.3", says="a valley")
@@ -449,7 +458,7 @@ def heatmap_loss(answer):
     expected = (squared.mean((2, 3)) * weight).mean()
     mistakes = {
         "What is not annotated counts, too: times weight": squared.mean(),
-        "Divided by the number of visible keypoints: where nobody is visible that is 0/0. All B · K count below": (
+        "Divided by the number of visible keypoints. Divide by all B · K: where nobody is visible, yours is 0/0": (
             (squared.mean((2, 3)) * weight).sum() / weight.sum()
         ),
         "The differences are not squared": ((found - target).abs().mean((2, 3)) * weight).mean(),

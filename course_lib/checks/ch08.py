@@ -424,6 +424,10 @@ def scale_and_shift(answer):
     a, b = answer(torch.full((1, 2, 2), 0.7), target[:1, :2, :2], torch.ones(1, 2, 2, dtype=torch.bool))
     expect_finite(a, "an answer without variation: its scale")
     expect_close((a, b), (torch.zeros(1), target[:1, :2, :2].mean((1, 2))), "an answer without variation")
+    flat = torch.linspace(0.1, 0.9, 64)[:, None, None].expand(64, 48, 48)  # the mean of many is not quite the value
+    a, _ = answer(flat, torch.rand(64, 48, 48), torch.rand(64, 48, 48) > 0.4)
+    words = "64 answers without variation but for rounding: their scales. Take the mean off first, then compare with p̄²"
+    expect_close(a, torch.zeros(64), words)
     outside = target.where(mask, math.inf)
     expect_close(answer(prediction, outside, mask), expected, "depth that is infinite outside of the mask", atol=1e-4)
     outside = prediction.where(mask, math.nan)
@@ -451,6 +455,30 @@ def scale_backwards(prediction, target, mask):
 @wrong_answer("08.6", says="without variation")
 def scale_of_constant(prediction, target, mask):
     return fitted(prediction, target, mask / mask.sum((1, 2), keepdim=True))
+
+
+@wrong_answer("08.6", says="but for rounding")
+def scale_above_zero(prediction, target, mask):
+    weight = mask / mask.sum((1, 2), keepdim=True)
+    p, d = prediction.where(mask, 0.0), target.where(mask, 0.0)
+    p_mean, d_mean = (p * weight).sum((1, 2)), (d * weight).sum((1, 2))
+    away = p - p_mean[:, None, None]
+    variance = (away.square() * weight).sum((1, 2))
+    covariance = (away * (d - d_mean[:, None, None]) * weight).sum((1, 2))
+    scale = torch.where(variance > 0, covariance / variance.where(variance > 0, 1.0), 0.0)
+    return scale, d_mean - scale * p_mean
+
+
+@wrong_answer("08.6", says="but for rounding")
+def scale_in_one_pass(prediction, target, mask):
+    weight = mask / mask.sum((1, 2), keepdim=True)
+    p, d = prediction.where(mask, 0.0), target.where(mask, 0.0)
+    p_mean, d_mean = (p * weight).sum((1, 2)), (d * weight).sum((1, 2))
+    variance = (p.square() * weight).sum((1, 2)) - p_mean.square()
+    varies = variance > 1e-12 * p_mean.square()
+    covariance = (p * d * weight).sum((1, 2)) - p_mean * d_mean
+    scale = torch.where(varies, covariance / variance.where(varies, 1.0), 0.0)
+    return scale, d_mean - scale * p_mean
 
 
 @wrong_answer("08.6", says="without a shift")
@@ -599,6 +627,10 @@ def pseudo_normals(answer):
         for words, mistake in mistakes.items():
             expect_not_close(found, mistake, words, atol=1e-3)
         long = found.norm(dim=1)
+        border = bool((long[:, 1:-1, 1:-1] > 0.5).all() and (long[:, 0] < 0.5).any())
+        expect(
+            not border, "There are no normals at the border: take one-sided differences there, as torch.gradient does"
+        )
         expect((long - 1).abs().max() < 1e-3, f"The lengths are {long.min():.3g} to {long.max():.3g}: bring them to 1")
         v, u = torch.gradient(depth, dim=(1, 2))
         flat = normalize(torch.stack([-u, v, torch.ones_like(u)], 1), dim=1)
@@ -615,6 +647,12 @@ def pseudo_normals(answer):
 @wrong_answer("08.8", says="away from the viewer")
 def pseudo_backwards(depth, K):
     return -dense.pseudo_normals(depth, K)
+
+
+@wrong_answer("08.8", says="at the border")
+def pseudo_inside(depth, K):
+    inside = dense.pseudo_normals(depth, K)[..., 1:-1, 1:-1]
+    return torch.nn.functional.pad(inside, (1, 1, 1, 1))
 
 
 @wrong_answer("08.8", says="0 there and beside it")

@@ -22,7 +22,7 @@ from course_lib.files import file_hash, text_hash
 from course_lib.paths import BUILD
 from course_lib.recipe import Batch, Recipe
 from course_lib.scale import pick, scale
-from course_lib.shipped import note_data, round_weights, train
+from course_lib.shipped import load, note_data, round_weights, train
 from course_lib.studies.sapiens import TESTED, Metrics, device_of, in_memory, picture, shipped_encoder
 
 BACKGROUNDS = 1000  # pictures without people, to put people before
@@ -30,13 +30,24 @@ BACKGROUNDS = 1000  # pictures without people, to put people before
 
 # ------------------------------------------------------------------------------------------------- chapter 07, shipped
 def pose(config, folder: Path) -> tuple[nn.Module, Metrics]:
-    """A pose estimator; see `pose_metrics`, on wild/test."""
+    """A pose estimator; see `pose_metrics`, on wild/test. That of 17 keypoints begins with chapter 06's encoder, those
+    of more with the one of 17, which saves hours: the paper's all begin with the encoder."""
     formats = tuple(sapiens_pose.FORMATS.values())  # all of them, so that the three runs share their pictures
     data = rendered(config.world, config.pictures, config.pixels, "train", formats)
     test = rendered("wild", pick(**TESTED), config.pixels, "test", formats)
     note_data(folder, data, test)
-    run = train(sapiens_pose.recipe(config, pose_stream(config, data), shipped_encoder()), folder / "fit")
+    recipe = sapiens_pose.recipe(config, pose_stream(config, data), shipped_encoder())
+    if config.keypoints > 17:
+        recipe = dataclasses.replace(recipe, model=partial(from_body, config))
+    run = train(recipe, folder / "fit")
     return round_weights(run.model), pose_metrics(config, run.model, test)
+
+
+def from_body(config) -> nn.Module:
+    """A pose estimator that begins as the shipped one of 17 keypoints."""
+    body = sapiens_pose.PoseEstimator(sapiens_pose.CONFIGS["shipped-17"])
+    load(body, "sapiens_pose-17")
+    return sapiens_pose.extended(body, config)
 
 
 @lru_cache(maxsize=4)
