@@ -31,7 +31,7 @@
 # | **You should know** | chapter 04 (transformer), 06 (pretraining), 07 (the deconvolution head) |
 # | **Reading** | 70 minutes |
 # | **Exercises** | nine, about 100 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 1 more for rendering, once; 3 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 11 min on two cores, and 1 more for rendering, once; 3 GB of memory |
 # | **From the paper** | Sapiens §3.4–3.6, §4.1, §4.3–4.6, Tables 4–7, Figures 7–11 |
 #
 # **Letters.** B batch · C classes · H W image · N tokens, in code also pictures · D width · M human pixels of a
@@ -1221,9 +1221,15 @@ def example(config: Config, count: int) -> Batch:
 
 # %% tags=["export"]
 RUNS = "course_lib.studies.sapiens_tasks"
+# parts from pictures taken anywhere, depth and normals from the studio, as in the paper (§3.4, §3.5)
+LONGER = {
+    "seg": {"world": "wild", "pictures": 12_000, "steps": 8000, "lr": 2e-3},
+    "depth": {"steps": 8000, "lr": 2e-3},
+    "normals": {"steps": 1500},
+}
 SHIPPED = {
-    task: Shipped(f"sapiens_dense-{task}", replace(for_task(CONFIGS["shipped"], task), steps=steps), f"{RUNS}:dense")
-    for task, steps in {"seg": 4000, "depth": 2500, "normals": 1500}.items()
+    task: Shipped(f"sapiens_dense-{task}", replace(for_task(CONFIGS["shipped"], task), **changes), f"{RUNS}:dense")
+    for task, changes in LONGER.items()
 }
 
 # %% [markdown]
@@ -1317,8 +1323,10 @@ elif scale() == "laptop" and shipped.available(source):
 print("a random encoder" if pretrained is None else "chapter 06's encoder")
 
 # %% [markdown]
-# **The switch.** `"train"` fine-tunes three small models now, a few minutes each. `"load"` takes those that come with
-# the course: the same code, 24 times as many pictures seen (their records in `results/` say how they were made).
+# **The switch.** `"train"` fine-tunes three small models now, a few minutes each, and puts those that come with the
+# course beside them; `"load"` takes these alone. They are of the same code, trained for longer, the one for parts on
+# pictures taken anywhere (their records in `results/` say how). Pictures from here on are of the last set of models
+# named below.
 
 # %%
 choice = "train"
@@ -1339,21 +1347,21 @@ def ready(task):
 
 
 # %%
-there = {task: shipped.available(f"sapiens_dense-{task}") for task in TASKS}
-runs, models = {}, {}
-if choice == "load" and not all(there.values()):
-    print("they are not there yet: make them with `course ship 08.seg`, `08.depth`, `08.normals`. Training instead")
-if choice == "train" or not all(there.values()):
-    runs = {task: fine_tuned(task) for task in TASKS}
+there = {task: config.size == CONFIGS["shipped"].size and shipped.available(SHIPPED[task].name) for task in TASKS}
+if missing := [f"`course ship 08.{task}`" for task in TASKS if not there[task]]:
+    print("not shipped yet, and taken from the runs below:", ", ".join(missing))
+runs = {task: fine_tuned(task) for task in TASKS if choice == "train" or not there[task]}
+models = {}
+if len(runs) == len(TASKS):
     models["trained here"] = {task: run.model for task, run in runs.items()}
-if config.size == CONFIGS["shipped"].size and all(there.values()):
-    models["shipped"] = {task: ready(task) for task in TASKS}
+if any(there.values()):
+    models["shipped"] = {task: ready(task) if there[task] else runs[task].model for task in TASKS}
 best = list(models)[-1]
 print("models:", ", ".join(models))
 
 
 # %%
-if runs:
+if len(runs) == len(TASKS):
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.5), layout="constrained")
     for ax, (task, run) in zip(axes, runs.items(), strict=True):
         ax.plot(plots.smooth(run.losses))
@@ -1402,15 +1410,21 @@ if scale() != "smoke" and len(models) == 2:  # the short run goes a third of the
     rules = {"seg": ("the usual class", "mIoU, common"), "depth": ("the best constant", "rmse")}
     for task, (rule, metric) in (rules | {"normals": ("the usual normal", "mean")}).items():
         low, here, long = (results[task][name][metric] for name in (rule, *models))
-        assert (here - low) / (long - low) > 1 / 3
+        assert not there[task] or (here - low) / (long - low) > 1 / 3
 
 
 # %% [markdown]
-# (Our bar is what the shipped models are to reach.) The stored run, of some minutes: normals come first, 24° against
-# the 38° of the best rule. Depth beats the constant, but not yet the plane, which has looked at the truth. Parts have
-# hardly begun, and the pictures below show why: a pixel of background costs a tenth of one of a shirt and a hundredth
-# of one of a sock, so at first the network gives the background away, and sees shoes and faces on the walls. `course
-# ship 08.seg`, `08.depth` and `08.normals` train for longer.
+# (Our bar is what the shipped models are to reach. In the stored run only the one for normals had been shipped: the
+# parts and the depth of that line are those trained here.) Normals come first: some minutes make 24° of the best rule's
+# 38°, six times as many examples 20°. Depth beats the constant, but not yet the plane, which has looked at the truth.
+# Parts have hardly begun, and the pictures below show why: a pixel of background costs a tenth of one of a shirt and a
+# hundredth of one of a sock, so at first the network gives the background away, and sees shoes and faces on the walls.
+# `course ship 08.seg` and `08.depth` train for longer.
+#
+# Why are the parts that we ship trained on pictures taken anywhere? Because twelve people are too few. A network that
+# saw only the studio's twelve, for 2,000 steps, had a mIoU over the common classes of 0.63 on *them*, and of 0.34 on
+# other people: it had learned their trousers by heart. Normals are more alike from one person to the next (after 900
+# steps 20.6° on the twelve, 21.9° on others).
 #
 # Which classes are hard?
 
@@ -1512,7 +1526,8 @@ mosaic([plots.colour_normals(row) for row in rows], ("model", "its depth", "true
 # %% [markdown]
 # *From above: the normal model, the gradient of the estimated depth, the gradient of the true depth.* The estimated
 # depth looks better as a picture than it is: a derivative makes small errors large, those between one patch and the
-# next most of all. That is why there are two models and not one.
+# next most of all. In the stored run its gradient is off by 45°, no better than saying "towards us" everywhere (42°): a
+# good reason for a model of its own.
 #
 # ### Face, upper body, full body, two people in contact
 #
@@ -1531,15 +1546,17 @@ SHOWN = {"seg": ("mIoU", "mIoU, common", "mAcc"), "depth": ("rmse", "abs_rel", "
 
 
 def table(sets):
-    """A line per set, with the numbers of all three tasks; the answers of the best models by set."""
-    print(f"{'':18s}" + "".join(f"{name:>13s}" for names in SHOWN.values() for name in names) + "   rmse/const.")
-    said = {}
-    for name, own in sets.items():
-        said[name] = answers(models[best], own["image"])
-        rows = {task: measure(task, said[name][task], own) for task in TASKS}
-        cells = "".join(f"{rows[task][metric]:13.3f}" for task in TASKS for metric in SHOWN[task])
-        constant = measure("depth", torch.zeros_like(own["depth"]), own)["rmse"]
-        print(f"{name:18s}{cells}{rows['depth']['rmse'] / constant:14.2f}")
+    """For each set of models a line per set of pictures, with the numbers of all three tasks; the best models' answers
+    by set."""
+    head = "".join(f"{name:>13s}" for names in SHOWN.values() for name in names) + "   rmse/const."
+    for title, three in models.items():
+        print(f"{title:18s}{head}")
+        said = {name: answers(three, own["image"]) for name, own in sets.items()}
+        for name, own in sets.items():
+            rows = {task: measure(task, said[name][task], own) for task in TASKS}
+            cells = "".join(f"{rows[task][metric]:13.3f}" for task in TASKS for metric in SHOWN[task])
+            constant = measure("depth", torch.zeros_like(own["depth"]), own)["rmse"]
+            print(f"{name:18s}{cells}{rows['depth']['rmse'] / constant:14.2f}")
     return said
 
 
@@ -1790,10 +1807,11 @@ examples({kind: outside[kind] for kind in kinds if kind in GENERALISATION}, said
 examples({kind: outside[kind] for kind in kinds if kind in FAILURES}, said, 3)
 
 # %% [markdown]
-# *Three each: rare poses, crowding, severe occlusion.* In the stored run the normals' error grows from 24° in the
-# studio to 26° outdoors, 30° for children and old people, 34° in rare poses, 37° where there are many, and 50° from
-# one's own forehead, a view that no training picture had. Depth is hardly better than a constant where there are many
-# people (0.97 and 0.98 of its error), though it is for one alone (0.86).
+# *Three each: rare poses, crowding, severe occlusion.* In the stored run the shipped model's normals are off by 20° in
+# the studio, 23° outdoors, 27° for children and old people, 31° in rare poses, 35° where there are many, and 47° from
+# one's own forehead, a view that no training picture had. The short run's are three degrees worse nearly everywhere:
+# more training helps all of them and closes none of the gaps. Depth is hardly better than a constant where there are
+# many people (0.97 and 0.98 of its error), though it is for one alone (0.86).
 #
 # Look for two things. Left and right: a handstand turns the rule
 # "left hand, right side of the picture" around. And the order *between* people, which is another matter than depth

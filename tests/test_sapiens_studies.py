@@ -12,6 +12,7 @@ from torch import nn
 from course_lib import shipped, study
 from course_lib.chapters import sapiens_dense, sapiens_pose, sapiens_pretraining
 from course_lib.chapters.sapiens_dense import Arm
+from course_lib.data.sets import rendered
 from course_lib.studies import sapiens
 from course_lib.studies import sapiens_tasks as tasks
 
@@ -190,6 +191,20 @@ def test_what_the_chapters_declare_can_be_run(chapter):
             model = recipe(one.config, None).model()
         small = sum(2 * value.numel() for value in model.state_dict().values())
         assert one.key == key and small < shipped.LARGEST - 50_000  # of names and shapes
+
+
+def test_the_shipped_pose_network_is_as_good_as_the_course_promises():
+    record = study.read_record(shipped.Places().record(shipped.named("sapiens_pose-17")))
+    assert record["metrics"]["AP"] >= 0.55
+
+
+def test_shipped_weights_measure_up_to_their_record():
+    """On a few pictures, rendered here: not the record's number, but near it."""
+    one = sapiens_dense.SHIPPED["normals"]
+    model = sapiens_dense.DensePredictor(one.config)
+    known = shipped.load(model, one.name)["metrics"]["angle"]
+    found = tasks.dense_metrics(one.config, model, rendered("studio", 24, 128, "test"))["angle"]
+    assert 0.75 * known < found < 1.25 * known and found < 25
 
 
 # ------------------------------------------------------------------------------------------------- studies

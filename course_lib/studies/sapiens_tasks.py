@@ -93,11 +93,11 @@ def of_pictures(
 
 # ------------------------------------------------------------------------------------------------- chapter 08, shipped
 def dense(config, folder: Path) -> tuple[nn.Module, Metrics]:
-    """Parts, depth or normals; see `seg_metrics`, `depth_metrics`, `normal_metrics`; on the test split."""
+    """Parts, depth or normals; see `seg_metrics`, `depth_metrics`, `normal_metrics`; on studio/test."""
     size = config.size[0]
     data = rendered(config.world, config.pictures, size)
     behind = rendered("general-nopeople", min(BACKGROUNDS, config.pictures), size)
-    test = rendered(config.world, pick(**TESTED), size, "test")
+    test = rendered("studio", pick(**TESTED), size, "test")
     note_data(folder, data, behind, test)
     run = train(sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder()), folder / "fit")
     return round_weights(run.model), dense_metrics(config, run.model, test)
