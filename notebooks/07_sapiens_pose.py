@@ -294,8 +294,9 @@ assert (corners > 0).all() and (corners < torch.tensor([96.0, 128.0])).all()
 # other is to let pixels have different meanings in different places, a number in one and a distance in another, so that
 # a flip or a resize shifts everything by part of a cell. **UDP** (unbiased data processing, Huang et al. 2020), which
 # Sapiens uses, forbids both: points are never rounded, and one continuous unit holds everywhere. Ours is the course's:
-# a pixel is a square, its centre at integer + 0.5, a crop of $w$ pixels is $w$ wide. Then a mirror is $x \mapsto w -
-# x$, a heatmap of a quarter is $x \mapsto x / 4$, one of a half $x / 2$, and nothing else needs to be remembered.
+# a pixel is a square, its centre at integer + 0.5, a crop of $w$ pixels is $w$ wide. Then a mirror is
+# $x \mapsto w - x$, a heatmap of a quarter is $x \mapsto x / 4$, one of a half $x / 2$, and nothing else needs
+# to be remembered.
 #
 # ### Exercise 07.2 — encoding  ●●○ (10 min)
 #
@@ -1575,7 +1576,7 @@ if scale() != "smoke" and "shipped" in results:
 
 # %% [markdown]
 # Minutes of training make an AP of 30 out of the mean pose's 0. The shipped network has 54 (55 on all 500 pictures of
-# the test set), and nothing is different but its 98 minutes on the same two cores: no trick, more examples.
+# the test set) after 98 minutes on the same two cores: ten times as many examples, augmented twice as strongly.
 #
 # ## 8 Whose box?
 #

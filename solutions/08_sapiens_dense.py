@@ -1786,9 +1786,8 @@ for name, title in (("model_size", "size"), ("wide_or_deep", "shape"), ("tokens"
 #
 # "Fine-tuned on single-human images with limited subject diversity, minimal background variation, and solely
 # third-person views", the paper's models work on several people, all ages and egocentric views nevertheless (§4.6, Fig.
-# 11). Ours saw twelve adults in a studio, at times cut out and put before
-# other pictures. Four sets ask the same of them; three more are made to fail, as the
-# paper says its models do: rare poses, crowding, severe occlusion.
+# 11). Ours saw twelve adults in a studio, at times cut out and put before other pictures. Four sets ask the same of
+# them; three more are made to fail, as the paper says its models do: rare poses, crowding, severe occlusion.
 
 # %%
 kinds = (*GENERALISATION[::EVERY], *FAILURES[::EVERY])

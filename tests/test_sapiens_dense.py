@@ -118,11 +118,8 @@ def test_paper_configurations_are_the_papers():
             assert (config.layer_decay, config.weight_decay) == (0.85, 0.1)
             assert config.channels == (384 if name == "depth" else 768)
             assert len(head_shape(config)[0]) == (4 if name == "depth" else 3)
-    assert (
-        head_shape(CONFIGS["seg-20-1b"])[2] == 20
-        and CONFIGS["normals-1b"].turn == 0
-        and CONFIGS["depth-1b"].degrees == 60
-    )
+    assert head_shape(CONFIGS["seg-20-1b"])[2] == 20
+    assert CONFIGS["normals-1b"].turn == 0 and CONFIGS["depth-1b"].degrees == 60
 
 
 def test_the_head_learns_at_the_full_rate_and_the_first_block_slowest():

@@ -459,25 +459,17 @@ def scale_of_constant(prediction, target, mask):
 
 @wrong_answer("08.6", says="but for rounding")
 def scale_above_zero(prediction, target, mask):
-    weight = mask / mask.sum((1, 2), keepdim=True)
-    p, d = prediction.where(mask, 0.0), target.where(mask, 0.0)
-    p_mean, d_mean = (p * weight).sum((1, 2)), (d * weight).sum((1, 2))
-    away = p - p_mean[:, None, None]
-    variance = (away.square() * weight).sum((1, 2))
-    covariance = (away * (d - d_mean[:, None, None]) * weight).sum((1, 2))
-    scale = torch.where(variance > 0, covariance / variance.where(variance > 0, 1.0), 0.0)
-    return scale, d_mean - scale * p_mean
+    p, d, weight = prediction.where(mask, 0.0), target.where(mask, 0.0), mask / mask.sum((1, 2), keepdim=True)
+    scale = fitted(p, d, weight)[0].nan_to_num(0.0)  # 0 only where the variance is 0 to the last digit
+    return scale, ((d - scale[:, None, None] * p) * weight).sum((1, 2))
 
 
 @wrong_answer("08.6", says="but for rounding")
 def scale_in_one_pass(prediction, target, mask):
-    weight = mask / mask.sum((1, 2), keepdim=True)
-    p, d = prediction.where(mask, 0.0), target.where(mask, 0.0)
-    p_mean, d_mean = (p * weight).sum((1, 2)), (d * weight).sum((1, 2))
-    variance = (p.square() * weight).sum((1, 2)) - p_mean.square()
-    varies = variance > 1e-12 * p_mean.square()
-    covariance = (p * d * weight).sum((1, 2)) - p_mean * d_mean
-    scale = torch.where(varies, covariance / variance.where(varies, 1.0), 0.0)
+    p, d, weight = prediction.where(mask, 0.0), target.where(mask, 0.0), mask / mask.sum((1, 2), keepdim=True)
+    pp, pd, p_mean, d_mean = ((values * weight).sum((1, 2)) for values in (p * p, p * d, p, d))
+    variance = pp - p_mean.square()
+    scale = torch.where(variance > 1e-12 * p_mean.square(), (pd - p_mean * d_mean) / variance, 0.0)
     return scale, d_mean - scale * p_mean
 
 

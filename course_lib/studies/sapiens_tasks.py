@@ -36,11 +36,15 @@ def pose(config, folder: Path) -> tuple[nn.Module, Metrics]:
     data = rendered(config.world, config.pictures, config.pixels, "train", formats)
     test = rendered("wild", pick(**TESTED), config.pixels, "test", formats)
     note_data(folder, data, test)
-    recipe = sapiens_pose.recipe(config, pose_stream(config, data), shipped_encoder())
-    if config.keypoints > 17:
-        recipe = dataclasses.replace(recipe, model=partial(from_body, config))
+    start = partial(from_body if config.keypoints > 17 else from_encoder, config)
+    recipe = dataclasses.replace(sapiens_pose.recipe(config, pose_stream(config, data)), model=start)
     run = train(recipe, folder / "fit")
     return round_weights(run.model), pose_metrics(config, run.model, test)
+
+
+def from_encoder(config) -> nn.Module:
+    """A pose estimator that begins with the shipped encoder."""
+    return sapiens_pose.build(config, shipped_encoder())
 
 
 def from_body(config) -> nn.Module:
