@@ -75,6 +75,13 @@ def config_hash(shipped: Shipped) -> str:
     return text_hash(json.dumps(said, sort_keys=True, default=str), length=16)
 
 
+def same_config(recorded: dict | None, config) -> bool:
+    """Whether a record's configuration is this one. A field that is newer than the record counts as its default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}  # MISSING equals nothing
+    now = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    return json.dumps(defaults | (recorded or {}), sort_keys=True, default=str) == now
+
+
 # ------------------------------------------------------------------------------------------------- shipping
 def ship(shipped: Shipped, places: Places | None = None, say: Callable[[str], None] = print) -> Path:
     """Trains and keeps one model; its record. What is valid already is left as it is.
@@ -180,7 +187,7 @@ def problem(shipped: Shipped, places: Places | None = None) -> str:
         return f"checkpoints/{weights.name} is not there yet"
     if record is None:
         return f"results/{shipped.name}.json, the record of its weights, is missing or spoilt"
-    if record.get("config_hash") != config_hash(shipped):
+    if not same_config(record.get("config"), shipped.config):
         return f"checkpoints/{weights.name} was trained with another configuration than the chapter's"
     if record.get("sha256") != file_hash(weights):
         return f"checkpoints/{weights.name} was cut or changed: its sha256 is not its record's"

@@ -250,6 +250,14 @@ def test_relative_depth_keeps_proportions_and_knows_what_has_none():
     assert found[2, 1].tolist() == [-1, 0, 1, -1]
 
 
+@pytest.mark.parametrize("nearest", [0.0, 0.5])
+def test_relative_depth_begins_in_training_where_the_configuration_says(nearest):
+    batch = {"image": torch.rand(1, 3, 1, 4), "depth": torch.tensor([[[2.0, 3.0, 4.0, 0.0]]])}
+    found = dense.finished(dataclasses.replace(for_task(SMOKE, "depth"), nearest=nearest), batch)["depth"]
+    torch.testing.assert_close(found, torch.tensor([[[nearest, (1 + nearest) / 2, 1.0, -1.0]]]))
+    assert all(CONFIGS[f"depth-{size}"].nearest == 0 for size in dense.SIZES)  # the paper's
+
+
 def test_scale_and_shift_equal_least_squares():
     prediction, target = torch.rand(3, 8, 8), torch.rand(3, 8, 8) + 2
     mask = torch.rand(3, 8, 8) > 0.5

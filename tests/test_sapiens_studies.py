@@ -30,6 +30,7 @@ def own_data(tmp_path_factory):
 def random_encoder(monkeypatch):
     """Shipped tasks begin with random weights: the shipped encoder is as wide as no smoke configuration."""
     monkeypatch.setattr(tasks, "shipped_encoder", lambda: None)
+    monkeypatch.setattr(tasks, "from_normals", sapiens_dense.build)
 
 
 @pytest.fixture
@@ -63,9 +64,9 @@ CONFIG = sapiens_dense.CONFIGS["smoke"]
 
 def test_perfect_answers_are_perfect():
     batch = maps()
-    scores = nn.functional.one_hot(batch["parts"].long(), 28).permute(0, 3, 1, 2).float()
+    scores = 100 * nn.functional.one_hot(batch["parts"].long(), 28).permute(0, 3, 1, 2).float()
     seg = tasks.seg_metrics(CONFIG, [(batch, scores)])
-    assert seg == {"miou": 1, "miou_common": 1, "macc": 1}
+    assert len(seg) == 6 and set(seg.values()) == {1}
     depth = tasks.depth_metrics(CONFIG, [(batch, 0.1 * batch["depth"] - 7)])  # scale and shift are forgiven
     assert depth["rmse"] < 1e-5 and depth["delta1"] == 1 and depth["rmse_over_plane"] < 1e-4
     angles = tasks.normal_metrics(CONFIG, [(batch, 3 * batch["normals"])])
@@ -94,6 +95,16 @@ def test_rare_parts_count_in_miou_and_not_in_miou_common():
     scores = nn.functional.one_hot(batch["parts"].long() % 27, 28).permute(0, 3, 1, 2).float()
     found = tasks.seg_metrics(CONFIG, [(batch, scores)])
     assert found["miou"] < 0.85 and found["miou_common"] == 1
+
+
+@pytest.mark.parametrize("classes", [28, 20])
+def test_the_likeliest_classes_are_found_once_the_weights_are_taken_out(classes):
+    config, batch = dataclasses.replace(CONFIG, classes=classes), maps()
+    target = sapiens_dense.finished(config, batch)["parts"]
+    likely = nn.functional.one_hot(target.where(target < classes, 0), classes).permute(0, 3, 1, 2) + 0.5
+    weighted = likely.log() + sapiens_dense.class_weights(config).log()[:, None, None]  # what training makes of them
+    found = tasks.seg_metrics(config, [(batch, weighted)])
+    assert found["miou"] < 0.9 and found["miou_unweighted"] == found["miou_common_unweighted"] == 1
 
 
 def test_parts_are_judged_in_the_vocabulary_of_20_classes_too():
@@ -136,9 +147,10 @@ def smoke_configs():
     yield sapiens.people, sapiens_pretraining.CONFIGS["smoke"], {"masked_loss"}
     worlds = ("wild_precision", "wild_recall", "general_precision", "general_recall")
     yield sapiens.detector, sapiens_pretraining.DETECTORS["smoke"], set(worlds)
-    yield tasks.dense, dataclasses.replace(CONFIG, classes=20), {"miou", "miou_common", "macc"}
+    seg = {"miou", "miou_common", "macc", "miou_unweighted", "miou_common_unweighted", "macc_unweighted"}
+    yield tasks.dense, dataclasses.replace(CONFIG, classes=20), seg
     yield tasks.pose, sapiens_pose.CONFIGS["smoke"], {"AP", "AR"}
-    names = {"seg": {"miou", "miou_common", "macc"}}
+    names = {"seg": seg}
     names["depth"] = {"rmse", "abs_rel", "delta1", "rmse_over_constant", "rmse_over_plane"}
     names["normals"] = {"angle", "median", "within_11.25", "within_22.5", "within_30"}
     for task in sapiens_dense.TASKS:
@@ -179,6 +191,19 @@ def test_a_larger_skeleton_begins_with_all_of_the_shipped_body_but_its_last_laye
     assert set(found) == {"AP", "AR", "AP_body", "AP_foot", "AP_face", "AP_hand"}
     moved = (model.head.deconvs[0].weight - body.head.deconvs[0].weight).abs().max()
     assert 0 < moved < 0.1  # two steps away, not another random start
+
+
+def test_depth_begins_with_the_encoder_of_the_shipped_normals(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "shipped_encoder", lambda: None)
+    normals = sapiens_dense.for_task(CONFIG, "normals")
+    surface = sapiens_dense.DensePredictor(normals)
+    declared = dataclasses.replace(sapiens_dense.SHIPPED["normals"], config=normals)
+    monkeypatch.setitem(sapiens_dense.SHIPPED, "normals", declared)
+    monkeypatch.setattr(tasks, "load", lambda model, name: model.load_state_dict(surface.state_dict()))
+    model, _ = tasks.dense(dataclasses.replace(sapiens_dense.for_task(CONFIG, "depth"), steps=2), tmp_path)
+    known = surface.encoder.state_dict()
+    moved = [(value - known[name]).abs().max() for name, value in model.encoder.state_dict().items()]
+    assert 0 < max(moved) < 0.1
 
 
 @pytest.mark.parametrize("chapter", [sapiens_pretraining, sapiens_pose, sapiens_dense])

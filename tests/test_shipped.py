@@ -167,6 +167,18 @@ def test_another_configuration_is_stale_and_trains_in_a_folder_of_its_own(toy, p
     assert places.run(changed) != places.run(toy) and stale_shipped(places) == []
 
 
+def test_a_field_that_a_record_does_not_know_counts_as_its_default(toy, places, monkeypatch):
+    ship(toy, places, quiet)
+    newer = dataclasses.make_dataclass("Config", [("bias", float, 1.0)], bases=(Config,), frozen=True)
+    for bias in (1.0, 0.0):
+        redeclare(monkeypatch, dataclasses.replace(toy, config=newer(bias=bias)))
+        assert available("cameras-toy", places) == (bias == 1.0)
+    redeclare(monkeypatch, toy)
+    record = json.loads(places.record(toy).read_text())
+    places.record(toy).write_text(json.dumps(record | {"config": record["config"] | {"gone": 1}}))
+    assert "another configuration" in problem(toy, places)
+
+
 def test_a_model_that_does_not_fit_is_told_how_to_be_built(toy, places):
     ship(toy, places, quiet)
     with pytest.raises(ShippedError, match=r"weight is \(1, 4\).*SHIPPED\['toy'\]\.config"):

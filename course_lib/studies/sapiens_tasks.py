@@ -97,14 +97,26 @@ def of_pictures(
 
 # ------------------------------------------------------------------------------------------------- chapter 08, shipped
 def dense(config, folder: Path) -> tuple[nn.Module, Metrics]:
-    """Parts, depth or normals; see `seg_metrics`, `depth_metrics`, `normal_metrics`; on studio/test."""
+    """Parts, depth or normals; see `seg_metrics`, `depth_metrics`, `normal_metrics`; on studio/test. Parts and normals
+    begin with chapter 06's encoder, depth with the one that has learned normals, which saves hours."""
     size = config.size[0]
     data = rendered(config.world, config.pictures, size)
     behind = rendered("general-nopeople", min(BACKGROUNDS, config.pictures), size)
     test = rendered("studio", pick(**TESTED), size, "test")
     note_data(folder, data, behind, test)
-    run = train(sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder()), folder / "fit")
+    recipe = sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder())
+    if config.task == "depth":
+        recipe = dataclasses.replace(recipe, model=partial(from_normals, config))
+    run = train(recipe, folder / "fit")
     return round_weights(run.model), dense_metrics(config, run.model, test)
+
+
+def from_normals(config) -> nn.Module:
+    """A predictor that begins with the encoder of the shipped normals."""
+    surface, model = sapiens_dense.DensePredictor(sapiens_dense.SHIPPED["normals"].config), sapiens_dense.build(config)
+    load(surface, "sapiens_dense-normals")
+    model.encoder.load_state_dict(surface.encoder.state_dict())
+    return model
 
 
 def labelled(data: Path) -> Batch:
@@ -114,8 +126,9 @@ def labelled(data: Path) -> Batch:
 
 def dense_stream(config, data: Path, behind: Path, seed: int = 0) -> TensorStream:
     """Batches of a data set, its people before the pictures of another."""
-    backgrounds = in_memory(behind, picture)["image"]
-    return TensorStream(labelled(data), seed, sapiens_dense.transform(config, backgrounds))
+    backgrounds, label = in_memory(behind, picture)["image"], "parts" if config.task == "seg" else config.task
+    tensors = {name: values for name, values in labelled(data).items() if name in ("image", "alpha", label)}
+    return TensorStream(tensors, seed, sapiens_dense.transform(config, backgrounds))
 
 
 def dense_metrics(config, model: nn.Module, data: Path) -> Metrics:
@@ -139,11 +152,18 @@ def answers(config, model: nn.Module, data: Path, size: int = 50) -> Iterator[tu
 
 def seg_metrics(config, found: Iterator[tuple[Batch, Tensor]]) -> Metrics:
     """miou and macc over all classes that occur, background too, 0 to 1; miou_common: over those that have 0.5 % of the
-    human pixels or more."""
-    confusion = torch.zeros(config.classes, config.classes, dtype=torch.long)
+    human pixels or more. The same with _unweighted behind, of `without_weights`."""
+    plain, unweighted = torch.zeros(2, config.classes, config.classes, dtype=torch.long)
     for batch, scores in found:
         target = sapiens_dense.finished(config, batch)["parts"]
-        confusion += metrics.confusion_matrix(scores.argmax(1), target, config.classes)
+        plain += metrics.confusion_matrix(scores.argmax(1), target, config.classes)
+        classes = sapiens_dense.without_weights(config, scores).argmax(1)
+        unweighted += metrics.confusion_matrix(classes, target, config.classes)
+    return of_confusion(plain) | {f"{name}_unweighted": value for name, value in of_confusion(unweighted).items()}
+
+
+def of_confusion(confusion: Tensor) -> Metrics:
+    """miou, miou_common and macc of a confusion matrix (C, C) with truth along its first dimension."""
     pixels = confusion.sum(1)[1:]
     common = [number + 1 for number in (pixels >= 0.005 * pixels.sum()).nonzero()[:, 0].tolist()]
     miou, macc = metrics.mean_iou(confusion), metrics.mean_accuracy(confusion)
@@ -269,7 +289,7 @@ def dense_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tup
     """How an arm learns parts, depth or normals, and how that is measured (`dense_metrics`)."""
     config = sapiens_dense.Config(
         (arm.size, arm.size), arm.patch, arm.width, arm.depth, arm.heads, arm.channels, arm.labelled, arm.batch, steps,
-        lr=arm.lr, warmup=steps // 20, layer_decay=layer_decay(arm),
+        lr=arm.lr, warmup=steps // 20, layer_decay=layer_decay(arm), nearest=arm.nearest,
     )  # fmt: skip
     config = sapiens_dense.for_task(config, task)
     behind = rendered("general-nopeople", pick(smoke=4, laptop=BACKGROUNDS), arm.size, "val")  # no arm has seen these
