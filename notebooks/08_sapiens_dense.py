@@ -1407,12 +1407,12 @@ if scale() != "smoke" and len(models) == 2:  # the short run goes a third of the
         assert not there[task] or (here - low) / (long - low) > 1 / 3
 
 # %% [markdown]
-# (Our bar is what the shipped models are to reach. In the stored run those for depth and normals had been shipped: the
-# parts of that line are those trained here.) Normals come first: some minutes make 24° of the best rule's 38°, six
-# times as many examples 20°. Depth beats the constant soon, and the plane, which has looked at the truth, only after
-# 4,000 steps that began with the encoder of the normals. Parts have hardly begun, and the pictures below show why: a pixel of background costs a tenth of one of a shirt and a
-# hundredth of one of a sock, so at first the network gives the background away, and sees shoes and faces on the walls.
-# `course ship 08.seg` trains for longer.
+# (Our bar is what the shipped models are to reach. In the stored run those for depth and normals had been shipped:
+# the parts of that line are those trained here.) Normals come first: some minutes make 24° of the best rule's 38°,
+# six times as many examples 20°. Depth beats the constant soon, and the plane, which has looked at the truth, only
+# after 4,000 steps that began with the encoder of the normals. Parts have hardly begun, and the pictures below show
+# why: a pixel of background costs a tenth of one of a shirt and a hundredth of one of a sock, so at first the network
+# gives the background away, and sees shoes and faces on the walls. `course ship 08.seg` trains for longer.
 #
 # Why does `course ship 08.seg` train on pictures taken anywhere? Because twelve people are too few. A network that
 # saw only the studio's twelve, for 2,000 steps, had a mIoU over the common classes of 0.63 on *them*, and of 0.34 on
