@@ -194,7 +194,7 @@ def test_a_larger_skeleton_begins_with_all_of_the_shipped_body_but_its_last_laye
 
 
 def test_depth_begins_with_the_encoder_of_the_shipped_normals(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "shipped_encoder", lambda: None)
+    monkeypatch.setattr(tasks, "shipped_encoder", lambda: pytest.fail("an encoder is loaded only to be thrown away"))
     normals = sapiens_dense.for_task(CONFIG, "normals")
     surface = sapiens_dense.DensePredictor(normals)
     declared = dataclasses.replace(sapiens_dense.SHIPPED["normals"], config=normals)

@@ -104,7 +104,8 @@ def dense(config, folder: Path) -> tuple[nn.Module, Metrics]:
     behind = rendered("general-nopeople", min(BACKGROUNDS, config.pictures), size)
     test = rendered("studio", pick(**TESTED), size, "test")
     note_data(folder, data, behind, test)
-    recipe = sapiens_dense.recipe(config, dense_stream(config, data, behind), shipped_encoder())
+    pretrained = None if config.task == "depth" else shipped_encoder()
+    recipe = sapiens_dense.recipe(config, dense_stream(config, data, behind), pretrained)
     if config.task == "depth":
         recipe = dataclasses.replace(recipe, model=partial(from_normals, config))
     run = train(recipe, folder / "fit")
