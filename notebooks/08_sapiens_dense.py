@@ -1878,9 +1878,10 @@ mosaic(rows, ("all of it", "closer", "her head"), height=2.2)
 # *Eileen Collins (NASA, public domain) in three crops, 128 pixels wide, as the models get them. Depth and normals are
 # shown where the parts say that somebody is.*
 #
-# Plainly: her face, hair and suit are found, the dark ring around her neck is taken for hair, and on the wall there are
-# faces and shoes. The normals turn from left to right with her head and shoulders, as they should. The depth has her
-# face in front of her hair, shoulders and suit. None of the three has ever seen a photograph.
+# Plainly: her face, hair and suit are found, the dark ring around her neck is taken for hair, and on the wall there
+# are faces and shoes. The normals turn from left to right with her head and shoulders, as they should. The depth has
+# her face in front of her hair and shoulders in the closest crop, and is a blur in the other two. None of the three
+# has ever seen a photograph.
 #
 # Your own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour, cut
 # to a square; then `photo = interpolate(photo, size=(512, 512), mode="area")`, and crops where your face is.
