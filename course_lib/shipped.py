@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_lib.files import file_hash, text_hash, write_atomic
 from course_lib.paths import BUILD, CHECKPOINTS, RESULTS, ROOT
-from course_lib.study import declared, finite, read_record, resolved
+from course_lib.study import declared, finite, read_record, resolved, same_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,13 +73,6 @@ def config_hash(shipped: Shipped) -> str:
     """The first 16 digits of the sha256 of the configuration."""
     said = {"class": type(shipped.config).__name__, "config": dataclasses.asdict(shipped.config)}
     return text_hash(json.dumps(said, sort_keys=True, default=str), length=16)
-
-
-def same_config(recorded: dict | None, config) -> bool:
-    """Whether a record's configuration is this one. A field that is newer than the record counts as its default."""
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}  # MISSING equals nothing
-    now = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
-    return json.dumps(defaults | (recorded or {}), sort_keys=True, default=str) == now
 
 
 # ------------------------------------------------------------------------------------------------- shipping

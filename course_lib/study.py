@@ -51,6 +51,15 @@ def config_hash(study: Study, arm: str) -> str:
     return text_hash(json.dumps(said, sort_keys=True, default=str), length=16)
 
 
+def same_config(recorded: dict | None, config: Any) -> bool:
+    """Whether a record's configuration is this one. A field that is newer than the record counts as its default."""
+    if recorded is None:
+        return False
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}  # MISSING equals nothing
+    now = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    return json.dumps(defaults | recorded, sort_keys=True, default=str) == now
+
+
 def data_hash(study: Study) -> dict[str, str | None]:
     """The sha256 of each data set's manifest; None where the data set is not on this machine."""
     manifests = {name: data_dir() / name / "manifest.json" for name in study.data}
@@ -73,7 +82,7 @@ def read_record(path: Path) -> dict | None:
 
 def stale_reason(study: Study, arm: str, record: dict) -> str:
     """Why the record is not one of this study's any more; empty where it is. Data that is not here is not compared."""
-    if record.get("config_hash") != config_hash(study, arm):
+    if record.get("steps") != study.steps or not same_config(record.get("config"), study.arms[arm]):
         return "its configuration is not the source's any more"
     here, then = data_hash(study), record.get("data", {})
     changed = [name for name, digest in here.items() if digest is not None and digest != then.get(name)]

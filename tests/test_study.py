@@ -83,6 +83,18 @@ def test_stale_records_are_named_and_made_again(rates, calls, tmp_path):
     assert records(changed, tmp_path)["low"][0]["metrics"]["loss"] == 2.0
 
 
+def test_a_field_newer_than_a_record_counts_as_its_default(rates, tmp_path):
+    run_study(rates, arms=["low"], seeds=[0], folder=tmp_path, say=quiet)
+    newer = dataclasses.make_dataclass("Config", [("bias", float, 1.0)], bases=(Config,), frozen=True)
+    for bias in (1.0, 0.0):
+        grown = dataclasses.replace(rates, arms={"low": newer(0.1, bias)})
+        assert (stale_records([grown], tmp_path) == []) == (bias == 1.0)
+    assert "configuration" in stale_records([dataclasses.replace(rates, steps=rates.steps + 1)], tmp_path)[0]
+    path = record_path(rates, "low", 0, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": None}))
+    assert "configuration" in stale_records([rates], tmp_path)[0]
+
+
 def test_other_data_makes_a_record_stale(rates, tmp_path, monkeypatch):
     monkeypatch.setenv("COURSE_DATA", str(tmp_path / "data"))
     manifest = tmp_path / "data/wild/manifest.json"
