@@ -218,9 +218,18 @@ def test_what_the_chapters_declare_can_be_run(chapter):
         assert one.key == key and small < shipped.LARGEST - 50_000  # of names and shapes
 
 
-def test_the_shipped_pose_network_is_as_good_as_the_course_promises():
-    record = study.read_record(shipped.Places().record(shipped.named("sapiens_pose-17")))
-    assert record["metrics"]["AP"] >= 0.55
+GOALS = {"sapiens_pose-17": ("AP", 0.55), "sapiens_dense-seg": ("miou_common_unweighted", 0.55)}
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_shipped_networks_are_as_good_as_the_course_promises(name):
+    metric, least = GOALS[name]
+    assert study.read_record(shipped.Places().record(shipped.named(name)))["metrics"][metric] >= least
+
+
+def test_shipped_normals_are_off_by_at_most_twenty_degrees():
+    record = study.read_record(shipped.Places().record(shipped.named("sapiens_dense-normals")))
+    assert record["metrics"]["angle"] <= 20
 
 
 def test_shipped_weights_measure_up_to_their_record():

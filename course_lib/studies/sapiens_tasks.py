@@ -208,8 +208,9 @@ POOL = {"smoke": 8, "laptop": 9000}  # pictures of a source, rendered once: an a
 
 def transfer(arm, seed: int, steps: int) -> Metrics:
     """A study's run: pretrains on the source, or not at all; fine-tunes on `studio` for each of the tasks, `steps`
-    steps (pose: arm.pose_steps times as many); measures on people of `wild`: pose_ap, miou, rmse, angle and more, and
-    the same with `_early` behind, after the arm's early share of the steps."""
+    steps (pose and depth: arm.pose_steps and arm.depth_steps times as many); measures on other people, pose in `wild`,
+    the rest in `studio`: pose_ap, miou, rmse, angle and more, and the same with `_early` behind, after the arm's early
+    share of the steps."""
     arm = shrunk(arm) if scale() == "smoke" else arm
     pretraining = round(arm.pretraining * steps)
     state = pretrained(arm, seed, pretraining) if arm.source and pretraining else None
@@ -288,6 +289,7 @@ def pose_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tupl
 
 def dense_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tuple[Recipe, Callable]:
     """How an arm learns parts, depth or normals, and how that is measured (`dense_metrics`)."""
+    steps *= arm.depth_steps if task == "depth" else 1
     config = sapiens_dense.Config(
         (arm.size, arm.size), arm.patch, arm.width, arm.depth, arm.heads, arm.channels, arm.labelled, arm.batch, steps,
         lr=arm.lr, warmup=steps // 20, layer_decay=layer_decay(arm), nearest=arm.nearest,
@@ -295,5 +297,5 @@ def dense_arm(arm, task: str, state: Batch | None, seed: int, steps: int) -> tup
     config = sapiens_dense.for_task(config, task)
     behind = rendered("general-nopeople", pick(smoke=4, laptop=BACKGROUNDS), arm.size, "val")  # no arm has seen these
     stream = dense_stream(config, rendered("studio", arm.labelled, arm.size), behind, seed)
-    test = rendered("wild", arm.tested, arm.size, "test")
+    test = rendered("studio", arm.tested, arm.size, "test")
     return sapiens_dense.recipe(config, stream, state), partial(dense_metrics, config, data=test)
