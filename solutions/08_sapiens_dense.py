@@ -1485,9 +1485,9 @@ if scale() != "smoke" and len(models) == 2:  # the short run goes a third of the
 # %% [markdown]
 # (Our bar is what the shipped models are to reach. Parts are the *likeliest* classes, the weights taken out: section
 # 2.) Parts and normals reach it; depth, with 0.72 and 0.96, doesn't. Normals come first: the best rule is off by 38°,
-# four minutes of training by 24°, twelve times as many examples by 19°. Parts take their time: 0.24 after 4,000
+# 4,000 examples bring 24°, twelve times as many examples by 19°. Parts take their time: 0.24 after 4,000
 # examples, 0.61 after 128,000. Depth beats the constant soon, and the plane, which has looked at the truth, only after
-# 64,000 examples that began with the encoder of the normals.
+# 64,000 examples that began with the encoder of the normals (an earlier run of 24,000).
 #
 # Why does `course ship 08.seg` train on pictures taken anywhere? Because twelve people are too few. A network that
 # saw only the studio's twelve, for 2,000 steps, had a mIoU over the common classes of 0.63 on *them*, and of 0.34 on
@@ -1509,8 +1509,8 @@ plt.show()
 # %% [markdown]
 # *In the order of their pixels in the held-out pictures; left of the dots the classes with half a percent or more.*
 # Large things are easy: shirts, faces, trousers, hair. Hands and lower arms are small *and* come in a left and a right
-# one, which look alike: 0.3 to 0.4. Shoes and socks of a few pixels are hardly ever found; lips are, with a weight of
-# 10 and the same place in every face.
+# one, which look alike: 0.3 to 0.4. Shoes and socks of a few pixels are hardly ever found; lips are, which
+# their weight of 10 alone doesn't explain, since socks have it, too.
 #
 # **The weights taken out** (section 2).
 
@@ -1915,11 +1915,11 @@ examples({kind: outside[kind] for kind in kinds if kind in FAILURES}, said, 3)
 # %% [markdown]
 # *Three each: rare poses, crowding, severe occlusion.* In the stored run the shipped model's normals are off by 19° in
 # the studio, 22° outdoors, 26° for children and old people, 30° in rare poses, 34° where there are many, and 47° from
-# one's own forehead, a view that no training picture had. The short run's are three to four degrees worse nearly
+# one's own forehead, a view that no training picture had. The short run's are three to five degrees worse nearly
 # everywhere: more training helps all of them and closes none of the gaps. Depth is hardly better than a constant where
 # there are many people (0.94 and 0.96 of its error), better for one person outdoors (0.82). Parts, though they were
-# trained on pictures like these, fall to a fifth among many people and to 0.13 in rare poses: look at the handstand,
-# where what is below is taken for legs.
+# trained on pictures from anywhere, have a common mIoU of 0.21 among many people and of 0.13 in rare poses: look at the
+# handstand, where what is below is taken for legs.
 #
 # And look for the order *between* people, which is another matter than depth *within* one: whoever learned from
 # pictures of single people never had to say who stands in front of whom.
