@@ -16,12 +16,16 @@ def cpu_name() -> str:
 
 
 def hardware() -> str:
-    """Processor, cores, memory, and the GPU where there is one."""
+    """Processor, cores, memory, the GPU where there is one, and whether bf16 is slow here, so that fp32 is used."""
     import torch
+
+    from course_lib.bf16 import fast_bf16
 
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count()
     words = f"{cpu_name()}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
+    if torch.cuda.is_available():
+        return f"{words}, {torch.cuda.get_device_name()}"
+    return words if fast_bf16() else f"{words}, fp32 for bf16"
 
 
 def versions() -> dict[str, str]:

@@ -81,11 +81,12 @@ def read_record(path: Path) -> dict | None:
 
 
 def stale_reason(study: Study, arm: str, record: dict) -> str:
-    """Why the record is not one of this study's any more; empty where it is. Data that is not here is not compared."""
+    """Why the record is not one of this study's any more; empty where it is. Data that is not here is not compared, nor
+    what was not there when the record was made: its run can't have used it."""
     if record.get("steps") != study.steps or not same_config(record.get("config"), study.arms[arm]):
         return "its configuration is not the source's any more"
     here, then = data_hash(study), record.get("data", {})
-    changed = [name for name, digest in here.items() if digest is not None and digest != then.get(name)]
+    changed = [name for name, digest in here.items() if digest and then.get(name, "unnamed") not in (None, digest)]
     return f"it was made with other data: {', '.join(changed)}" if changed else ""
 
 

@@ -107,6 +107,23 @@ def test_other_data_makes_a_record_stale(rates, tmp_path, monkeypatch):
     assert "other data: wild" in stale_records([on_wild], tmp_path)[0]
     manifest.unlink()  # a reader without the data can still read the records
     assert stale_records([on_wild], tmp_path) == []
+    manifest.write_text('{"seed": 1}')
+    more = dataclasses.replace(rates, data=("wild", "general"))
+    assert "other data: wild" in stale_records([more], tmp_path)[0]
+
+
+def test_data_that_was_not_there_makes_no_record_stale(rates, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "data"))
+    on_wild = dataclasses.replace(rates, data=("wild",))
+    run_study(on_wild, arms=["low"], folder=tmp_path, say=quiet)
+    manifest = tmp_path / "data/wild/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    assert stale_records([on_wild], tmp_path) == []
+    declared_later = dataclasses.replace(rates, data=("wild", "general"))
+    (manifest.parents[1] / "general").mkdir()
+    (manifest.parents[1] / "general/manifest.json").write_text("{}")
+    assert "other data: general" in stale_records([declared_later], tmp_path)[0]
 
 
 @pytest.mark.parametrize("content", [b"", b'{"study": "01.ra', b"[]", b"\xff\xfe"])

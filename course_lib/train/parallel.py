@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
+from course_lib.bf16 import fast_bf16
 from course_lib.recipe import Batch, Optimizer, Recipe
 from course_lib.train.control import seed_everything
 
@@ -140,11 +141,12 @@ def prepared(recipe: Recipe, team: Team) -> Iterator[tuple[nn.Module, nn.Module]
 
 
 def adapted(model: nn.Module, recipe: Recipe, device: str) -> nn.Module:
-    """The model in training mode, what is to be frozen frozen, computing as the recipe says; in place."""
+    """The model in training mode, what is to be frozen frozen, computing as the recipe says; in place. Where bf16 is
+    slow, it computes in fp32 instead."""
     freeze(model, recipe.optimizer)
     if recipe.checkpoint_blocks:
         recompute_blocks(model, recipe)
-    if recipe.precision == "bf16":
+    if recipe.precision == "bf16" and fast_bf16(device):
         autocast_forward(model, device)
     return model.train()
 
