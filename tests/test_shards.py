@@ -310,14 +310,29 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [p for p in process.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
 
 
-def test_a_killed_worker_is_reported_and_the_rest_continues_to_the_same_bytes(tmp_path, whole):
+def rendering(tmp_path: Path) -> tuple[subprocess.Popen, Path]:
+    """A run in a process of its own, in the middle of a shard, and its folder."""
     script, folder = tmp_path / "run.py", tmp_path / "data"
     script.write_text(RUN)
     command = [sys.executable, str(script), str(folder)]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.time() + 60
     while time.time() < deadline and run.poll() is None and not list(folder.glob(".shard-*.part")):
-        time.sleep(0.02)  # until a worker is in the middle of a shard
+        time.sleep(0.02)
+    return run, folder
+
+
+def test_workers_leave_with_a_killed_parent(tmp_path):
+    run, _ = rendering(tmp_path)
+    workers = workers_of(psutil.Process(run.pid))
+    run.kill()
+    run.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert workers and not alive
+
+
+def test_a_killed_worker_is_reported_and_the_rest_continues_to_the_same_bytes(tmp_path, whole):
+    run, folder = rendering(tmp_path)
     os.kill(workers_of(psutil.Process(run.pid))[0].pid, signal.SIGKILL)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == 3 and "a worker process died" in output and "run the same command again" in output

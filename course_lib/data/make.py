@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -124,8 +125,15 @@ def _start_worker(progress) -> None:
     global _progress
     _progress = progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     keep_memory()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when its parent is killed: it would go on rendering for nobody."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def keep_memory() -> None:
