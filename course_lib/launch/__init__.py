@@ -10,5 +10,6 @@ from course_lib.launch.deepspeed import deepspeed_config
 from course_lib.launch.jobs import Job, job
 from course_lib.launch.plan import Plan, measure_memory
 from course_lib.launch.prove import Proof, ProofFailed
+from course_lib.launch.array import Rendering, rendering
 
-__all__ = ["Job", "Plan", "Proof", "ProofFailed", "deepspeed_config", "job", "measure_memory"]
+__all__ = ["Job", "Plan", "Proof", "ProofFailed", "Rendering", "deepspeed_config", "job", "measure_memory", "rendering"]
