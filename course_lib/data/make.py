@@ -204,9 +204,9 @@ def _read_lock(lock: Path) -> dict:
         return {}
 
 
-def open_folder(out: Path, settings: Settings) -> dict:
+def open_folder(out: Path, settings: dict) -> dict:
     """The manifest of a new or an earlier run in this folder. MakeError if the folder holds other data."""
-    wanted = json.loads(json.dumps(asdict(settings)))
+    wanted = json.loads(json.dumps(settings))  # as the file has them
     if not (out / shards.MANIFEST).exists():
         strangers = [p.name for p in out.iterdir() if not p.name.startswith(".") and not p.name.startswith("shard-")]
         if strangers:
@@ -300,7 +300,7 @@ def make(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, part):
-        manifest = open_folder(out, settings)
+        manifest = open_folder(out, asdict(settings))
         if part is not None:
             manifest = part_of(manifest, settings, part)
         missing = adopt(out, manifest, settings.shards_of(part))

@@ -6,10 +6,10 @@
 A launch runs the course's own code in `course_lib.chapters`, not what is typed in a notebook.
 """
 
+from course_lib.launch.array import Rendering, rendering
 from course_lib.launch.deepspeed import deepspeed_config
 from course_lib.launch.jobs import Job, job
 from course_lib.launch.plan import Plan, measure_memory
 from course_lib.launch.prove import Proof, ProofFailed
-from course_lib.launch.array import Rendering, rendering
 
 __all__ = ["Job", "Plan", "Proof", "ProofFailed", "Rendering", "deepspeed_config", "job", "measure_memory", "rendering"]
