@@ -183,16 +183,20 @@ print(sorted(path.name for path in read.folder.iterdir())[:4], "...")
 shown = next(index for index, sample in enumerate(read) if np.isfinite(sample.depth).mean() > 0.1)
 ours, theirs = crowd[shown], read[shown]
 known = np.isfinite(ours.depth)
-assert (known == np.isfinite(theirs.depth)).all() and np.abs(ours.depth - theirs.depth)[known].max() < 1e-5
+assert (known == np.isfinite(theirs.depth)).all() and np.abs(ours.depth[known] - theirs.depth[known]).max() < 1e-5
 assert np.abs(ours.alpha - theirs.alpha).max() <= 0.5 / 255 + 1e-6
 assert (ours.normals * theirs.normals).sum(0)[known].min() > 0.9999 and (ours.K == theirs.K).all()
 raw = {name: read_file(read.folder / f"{name}_{shown:07d}.exr") for name in ("depth", "normal")}
-pictures = [theirs.image, theirs.alpha, raw["depth"].clip(0, 600), raw["normal"] / 2 + 0.5]
-plots.show_images(pictures, ["rgb", "alpha", "depth, cm, up to 6 m", "normal / 2 + ½"], height=2.6)
+nearest, farthest = 100 * ours.depth[known].min(), 100 * ours.depth[known].max()  # cm
+grey = (raw["depth"].clip(nearest, farthest) - nearest) / (farthest - nearest)
+pictures = [theirs.image, theirs.alpha, grey, raw["normal"] / 2 + 0.5]
+names = ["rgb", "alpha", f"depth, {nearest:.0f} to {farthest:.0f} cm", "normal / 2 + ½"]
+plots.show_images(pictures, names, height=2.6)
 
 
 # %% [markdown]
-# *The numbers of the files as they are. Where nobody is, the depth is 65504 (white), and a normal of 0 is grey.*
+# *The numbers of the files as they are. Where nobody is, the depth is 65504 (white here, as all that is farther than
+# the person), and the normal is 0 (grey).*
 #
 # ### Ask the data which way its axes point
 #
@@ -214,11 +218,8 @@ def axes_agreement(fields: dict[str, np.ndarray]) -> np.ndarray:
 
 
 # %%
-from course_lib.data.synthhuman import read_sample, write_sample
-
-for number, (told, signs) in enumerate({"as ours": (1, 1, 1), "OpenCV's": (1, -1, -1)}.items(), start=COUNT):
-    write_sample(release.name, number, ours, signs=signs)
-    found = axes_agreement(vars(read_sample(release.name, number)))
+for told, signs in {"as ours": (1, 1, 1), "OpenCV's": (1, -1, -1)}.items():
+    found = axes_agreement(from_release(to_release(ours, signs)))  # written with these, read as if they were ours
     print(f"written {told:9s} the file's signs are {[int(x) for x in np.sign(np.diag(found))]}")
     assert (np.abs(found).argmax(1) == [0, 1, 2]).all() and (np.sign(np.diag(found)) == signs).all()
 print(found.round(2))
@@ -315,15 +316,15 @@ for name, values in one.items():
 # A window of the picture is enlarged or shrunk to the size that the network takes. What happens to the labels?
 #
 # - **Alpha** is a share of a pixel: where pixels are mixed, shares are mixed. Bilinear.
-# - **Depth** keeps its *values*. A zoom is a longer lens, not a step forward: K changes, z doesn't. But a network that
-#   sees the picture alone can't tell the two apart! This is one reason why its target is *relative* depth, known up to
-#   scale and shift (§3.3): a nose that is 2 cm in front of the cheeks is so at 1 m and at 2 m.
+# - **Depth** keeps its *values*. A zoom is a longer lens, not a step forward: K changes, z doesn't. A network that sees
+#   the picture alone can hardly tell the two apart, so metres would be a guess. The target is *relative* depth, judged
+#   up to scale and shift (§3.3), and that doesn't care: it comes out the same from 1 m and 2 m, and if the window cuts
+#   off the nearest point, what remains is the old relative depth with another scale and shift.
 # - **Normals** keep their values too: a crop doesn't turn the camera.
-# - But where depth and normals are *read*, there must be no mixing: halfway between a face at 1 m and a wall of hair
-#   at 1.3 m there is nothing at 1.15 m. Nearest pixel. (Beside, between a person and nobody, stands a 0.)
+# - But where depth and normals are *read*, there must be no mixing: halfway between a hand at 1 m and the chest at
+#   1.4 m there is nothing at 1.2 m; and where nobody is there stands a 0, which is no depth at all. Nearest pixel.
 #
-# `looked_up` of chapter 08 does just that. Here is the proof that it matters: the same window, its depth once read
-# bilinearly.
+# `looked_up` of chapter 08 does just that. How much does it matter? The same window, its depth once read bilinearly:
 
 # %% tags=["export"]
 def window(source: tuple[int, int], size: tuple[int, int], zoom: float, right: float, down: float) -> Tensor:
@@ -812,14 +813,14 @@ print(f"{rate:.2f} pictures a second and core at {SIZE[0]} x {SIZE[1]}: {3600 * 
 # ### The launch
 #
 # Rendering needs no network between machines: a scene depends on its number and the seed alone. So 300,000 pictures are
-# a Slurm **job array**: 1,250 shards of 240 pictures, dealt out to 40 tasks of 8 cores. A task that is killed is queued
+# a Slurm **job array**: 1,250 shards of 240 pictures, dealt out to 10 tasks of 8 cores. A task that is killed is queued
 # again and goes on at its first missing shard; when all have ended, one last task takes the shards in and writes the
 # manifest. By hand it is `course data make WORLD ... --part K/N` for each K, then once without `--part`.
 
 # %%
 from course_lib import launch
 
-job = launch.rendering(WORLD, 300_000, size=(512, 384), tasks=40, cores=8, rate=rate)
+job = launch.rendering(WORLD, 300_000, size=(512, 384), tasks=10, cores=8, rate=rate)
 assert job.settings().shard_count == 1250 and math.isclose(job.core_hours, 300_000 / rate / 3600)
 print(job.plan())
 job.submit("data/synth-300k", dry_run=True)
