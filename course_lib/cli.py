@@ -280,7 +280,7 @@ def data_make(
     settings |= {"views": views, "frames": frames, "motion": motion}
     said = f"{count} pictures in {out}: `course data info {out}` tells more"
     try:
-        settings["size"] = pair(size, "x", "--size") if "x" in size else pair(f"{size}x{size}", "x", "--size")[0]
+        settings["size"] = int(size) if size.isdecimal() else pair(size, "x", "--size")
         if part is not None:
             settings["part"] = pair(part, "/", "--part")
             said = f"part {part} is whole in {out}: once all are, the same command without --part ends the set"

@@ -849,7 +849,8 @@ job.submit("data/synth-300k", dry_run=True)
 
 # %% [markdown]
 # (The plan's core-hours are those of the pictures measured above: at `smoke` they are smaller than the job's.) The
-# proof: two tasks, really started, on six tiny pictures. One is killed in the midst of a picture and started again.
+# proof: two tasks, really started, on eight tiny pictures. One is killed in the midst of its second picture and started
+# again.
 
 # %%
 print(job.prove() if pick(smoke=False, laptop=True) else "the proof is run at laptop, and in the course's tests")

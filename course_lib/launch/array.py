@@ -34,7 +34,7 @@ set -euo pipefail
 export OMP_NUM_THREADS=1
 {setup}exec {command} --workers {cores}
 """
-TOY = {"world": "studio", "count": 6, "size": 16, "scenes_per_shard": 1}  # of the proof
+TOY = {"world": "studio", "count": 8, "size": 64, "scenes_per_shard": 1}  # of the proof
 PART = "import json, sys; from course_lib.data.make import make; make(**json.loads(sys.argv[1]))"
 
 
@@ -129,16 +129,16 @@ class Rendering:
         subprocess.run([*submit, after], input=texts[1], check=True, text=True)
 
     def prove(self) -> str:
-        """Two tasks, really: six small pictures by two processes at once, one of them killed in the midst and begun
+        """Two tasks, really: eight small pictures by two processes at once, one of them killed in the midst and begun
         again, then the last step; compared byte for byte with the set that one process makes. ProofFailed."""
         from course_lib.data import shards
         from course_lib.data.make import make
 
         with tempfile.TemporaryDirectory() as folder:
             whole, parts = Path(folder, "whole"), Path(folder, "parts")
-            run = [start(parts, (number, 2)) for number in range(2)]
+            run = [start(parts, (number, 2), self.seed) for number in range(2)]
             killed = kill_when_begun(parts, run[1])
-            again = start(parts, (1, 2))
+            again = start(parts, (1, 2), self.seed)
             for process in (run[0], again):
                 if process.wait(timeout=300):
                     raise ProofFailed(f"a task ended with code {process.returncode}: {process.stderr.read()[-2000:]}")
@@ -160,7 +160,7 @@ def rendering(
     return job
 
 
-def start(out: Path, part: tuple[int, int], seed: int = 0) -> subprocess.Popen:
+def start(out: Path, part: tuple[int, int], seed: int) -> subprocess.Popen:
     """A task of the proof, as a process of its own."""
     settings = {**TOY, "out": str(out), "workers": 0, "progress": False, "seed": seed, "part": part}
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -169,10 +169,13 @@ def start(out: Path, part: tuple[int, int], seed: int = 0) -> subprocess.Popen:
 
 
 def kill_when_begun(out: Path, process: subprocess.Popen) -> int:
-    """Kills a task once it has a shard under way; returns how many shards of the folder were whole then."""
-    deadline = time.time() + 300
-    while process.poll() is None and time.time() < deadline and not list(out.glob(f".*.{process.pid}.part")):
-        time.sleep(0.01)
+    """Kills the second task once it has a shard whole and another under way; returns how many shards of the folder were
+    whole then."""
+    first, deadline = out / "shard-000001.tar", time.time() + 300
+    while process.poll() is None and time.time() < deadline:
+        if first.exists() and list(out.glob(f".*.{process.pid}.part")):
+            break
+        time.sleep(0.002)
     if process.poll() is not None:
         raise ProofFailed(
             f"the task to be killed ended with code {process.returncode}: {process.stderr.read()[-2000:]}"
