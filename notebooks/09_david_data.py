@@ -84,7 +84,7 @@ assert (error <= step / 2 + 1e-9).all() and error[metres > 2.6].max() > 0.12
 plots.curve({"step": 10 * step, "largest error": 5 * step}, x=metres, xlabel="depth (m)", ylabel="mm", ylim=(0, None))
 
 # %% [markdown]
-# *At arm's length 16 bits are good to a quarter of a millimetre, at three metres the steps are 2.5 mm.* A nose stands
+# *At arm's length 16 bits are good to a third of a millimetre, at three metres the steps are 2.5 mm.* A nose stands
 # out by 25 mm: ten steps. That is plenty for a depth error; for slopes it is a staircase. Which of the two the release
 # uses isn't known to us; our reader takes both, and we write 32 bits unless told otherwise (`dtype`).
 #
@@ -705,7 +705,7 @@ pieces["Poisson and Gauss"] = lambda image: iso_noise(image, 0.01, 0.02, generat
 pieces["JPEG"] = lambda image: compressed(image, 60)
 compare_times(pieces, SIDES)
 start, count = time.perf_counter(), pick(smoke=3, laptop=40)
-for index in range(count):
+for _ in range(count):
     augmented(Augmentation(), SHAPE, one, generator)
 print(
     f"all together, {count} pictures of {SHAPE}: {1000 * (time.perf_counter() - start) / count:.1f} ms each on average"

@@ -3,6 +3,8 @@
     job = launch.job("transformers", "vit-2b", nodes=128, gpus_per_node=8)
     job.plan(); job.prove(); job.script(); job.submit()
 
+And data that are rendered on many machines: `launch.rendering`.
+
 A launch runs the course's own code in `course_lib.chapters`, not what is typed in a notebook.
 """
 
