@@ -351,11 +351,25 @@ pictures = [near["image"][0], near["alpha"][0], plots.colour_depth(near["depth"]
 names = ["the window", "its alpha", "its depth", f"{int(wrong.sum())} pixels in mid-air"]
 plots.show_images(pictures, names, height=2.6)
 
-
 # %% [markdown]
 # *Right: pixels whose bilinear depth is more than 10 cm from that of the nearest pixel: a cut-out line around the whole
 # person, at depths where nothing is.*
 #
+# And does relative depth not care? The window's own, computed from what is left in it, beside that of the whole picture
+# seen through the window: the best scale and shift take the one to the other, and nothing remains.
+
+# %%
+from course_lib.chapters.sapiens_dense import relative_depth, scale_and_shift
+
+closer = window(size, size, 2.0, 0.0, 0.5)
+inside = looked_up("depth", plain["depth"], closer)
+own, seen = relative_depth(inside), looked_up("depth", relative_depth(plain["depth"]), closer)
+scale, shift = scale_and_shift(own, seen, inside > 0)
+assert torch.allclose((scale * own + shift)[inside > 0], seen[inside > 0], atol=1e-5)
+print(f"relative depth of the whole = {scale.item():.3f} · the window's + {shift.item():.3f}")
+
+
+# %% [markdown]
 # Beyond the edge of the picture there is black, and nobody (our choice; the paper doesn't say). And where the source
 # has more than twice the pixels, a window would skip some: it is halved first, pictures by averages, labels by taking
 # every second.

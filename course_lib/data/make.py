@@ -299,6 +299,12 @@ def make(
     check_part(part)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    _fill(out, settings, part, workers, progress)
+    return out
+
+
+def _fill(out: Path, settings: Settings, part: Part | None, workers: int, progress: bool) -> None:
+    """Makes what is missing in the folder, of a part or of all, and notes it."""
     with locked(out, part):
         manifest = open_folder(out, asdict(settings))
         if part is not None:
@@ -306,14 +312,13 @@ def make(
         missing = adopt(out, manifest, settings.shards_of(part))
         note(out, manifest)
         done = sum(entry["samples"] for entry in manifest["shards"].values())
-        pictures, name = settings.pictures_of(part), f"{world}/{split}"
+        pictures, name = settings.pictures_of(part), f"{settings.world}/{settings.split}"
         with tqdm(
             total=pictures, initial=done, unit="picture", desc=name, disable=not progress, mininterval=0.5
         ) as bar:
             _make_missing(out, settings, manifest, missing, workers, bar)
         if part is None:
             shards.write_manifest(out, manifest | {"complete": True})
-    return out
 
 
 def check_part(part: Part | None) -> None:
