@@ -361,7 +361,7 @@ plots.show_images(pictures, names, height=2.6)
 # %%
 from course_lib.chapters.sapiens_dense import relative_depth, scale_and_shift
 
-closer = window(size, size, 2.0, 0.0, 0.5)
+closer = window(size, size, 3.0, 0.0, 1.0)  # the lower third, in the middle
 inside = looked_up("depth", plain["depth"], closer)
 own, seen = relative_depth(inside), looked_up("depth", relative_depth(plain["depth"]), closer)
 scale, shift = scale_and_shift(own, seen, inside > 0)
