@@ -250,28 +250,42 @@ def body_licence(path: Path) -> str:
     return "its own: SMPL-X is licensed by its makers for research, and is not the course's to share"
 
 
+def pair(text: str, between: str, option: str) -> tuple[int, int]:
+    """ "512x384" -> (512, 384). ValueError naming the option for anything else."""
+    first, _, second = text.partition(between)
+    if not (first.isdecimal() and second.isdecimal()):
+        raise ValueError(f"{option} {text} is not understood: write two whole numbers, such as 2{between}30")
+    return int(first), int(second)
+
+
 @data_app.command("make")
 def data_make(
     world: Annotated[str, typer.Argument(help="studio, wild, scan, general or general-nopeople.")] = "wild",
     count: Annotated[int, typer.Option(help="Pictures.")] = 500,
     out: Annotated[Path | None, typer.Option(help="Folder; default: data/WORLD-SPLIT-SIZE.")] = None,
-    size: Annotated[int, typer.Option(help="Pixels along each side.")] = 256,
+    size: Annotated[str, typer.Option(help="Pixels along each side, or HEIGHTxWIDTH.")] = "256",
     workers: Annotated[int, typer.Option(help="Processes, one thread each.")] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(help="Same seed, same pictures.")] = 0,
     split: Annotated[str, typer.Option(help="train, val or test: they share no identity.")] = "train",
     views: Annotated[int, typer.Option(help="Cameras around each scene.")] = 1,
     frames: Annotated[int, typer.Option(help="Moments of a motion.")] = 1,
     motion: Annotated[str | None, typer.Option(help="walking, waving, turning, sitting_down, ...")] = None,
+    part: Annotated[str | None, typer.Option(metavar="K/N", help="Part K of N, from 0; then once without.")] = None,
 ) -> None:
     """Render labelled people into shards; a second call goes on where a killed one stopped."""
     from course_lib.data.make import make
 
     out = out or data_dir() / f"{world}-{split}-{size}"
-    settings = {"world": world, "count": count, "size": size, "seed": seed, "split": split}
+    settings = {"world": world, "count": count, "seed": seed, "split": split}
     settings |= {"views": views, "frames": frames, "motion": motion}
+    said = f"{count} pictures in {out}: `course data info {out}` tells more"
     try:
+        settings["size"] = int(size) if size.isdecimal() else pair(size, "x", "--size")
+        if part is not None:
+            settings["part"] = pair(part, "/", "--part")
+            said = f"part {part} is whole in {out}: once all are, the same command without --part ends the set"
         make(out=out, workers=workers, **settings)
-        typer.echo(f"{count} pictures in {out}: `course data info {out}` tells more")
+        typer.echo(said)
     except ValueError as error:
         raise stop(error, 2) from None
     except (OSError, RuntimeError) as error:

@@ -2,18 +2,27 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what stands there becomes `path` when the block ends well, else it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write beside `path` first, then rename: a reader sees the old file or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def text_hash(text: str, length: int = 64) -> str:

@@ -233,7 +233,7 @@ REFUSED = {
     "later, another form": ("import math", "from course_lib.chapters import bodies", "only chapters before it"),
     "own chapter": ("HALF = 0.5", "from course_lib.chapters.cameras import halve", "only chapters before it"),
     "unknown chapter": ("import math", "import course_lib.chapters.hands", "no chapter is called 'hands'"),
-    "foreign package": ("HALF = 0.5", "import kornia", "cannot import kornia"),
+    "foreign package": ("HALF = 0.5", "import matplotlib", "cannot import matplotlib"),
     "higher floor": ("HALF = 0.5", "from course_lib.plots import show", "cannot import course_lib.plots"),
     "not Python": ("HALF = 0.5", "HALF = = 0.5", "not valid Python"),
     "no title": ("# # Chapter 01: Cameras", "# # Cameras", "no title"),
@@ -292,11 +292,11 @@ def test_percent_operators_urls_and_formulas_are_not_refused(tmp_path):
 
 
 def test_what_a_plain_cell_imports_is_held_to_the_same_rule_when_exported_code_uses_it(tmp_path):
-    source = CAMERAS.replace("import math", "import math\n\nimport kornia").replace(
-        "math.pi * squared", "kornia.pi * squared"
+    source = CAMERAS.replace("import math", "import math\n\nimport matplotlib").replace(
+        "math.pi * squared", "matplotlib.pi * squared"
     )
     _, problems = build.build(write_course(tmp_path, source))
-    assert ["it uses kornia, which exported code cannot import" in str(problem) for problem in problems] == [True]
+    assert ["it uses matplotlib, which exported code cannot import" in str(problem) for problem in problems] == [True]
 
 
 def test_a_plain_cell_may_use_its_own_chapters_module(tmp_path):

@@ -1,7 +1,8 @@
 """`course data make`: renders a world into shards, in worker processes with one torch thread each.
 
 A shard holds whole scenes and depends only on the settings and its number, so workers may come and go: what a kill
-interrupts is made anew, what was whole stays, and the bytes are the same in the end.
+interrupts is made anew, what was whole stays, and the bytes are the same in the end. For the same reason many machines
+can fill one folder: each makes its part, `part=(k, n)`, and a last call without `part` takes all of them in.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from course_lib.paths import ASSETS, body_file
 
 TEST_SETS = ASSETS / "test_sets.json"
 LOCK = ".lock"
+Part = tuple[int, int]  # k, n: the k-th of n parts, counted from 0
 
 
 class MakeError(RuntimeError):
@@ -76,6 +78,14 @@ class Settings:
     def scenes_of(self, shard: int) -> range:
         """The scenes in a shard."""
         return range(shard * self.scenes_per_shard, min(self.scenes, (shard + 1) * self.scenes_per_shard))
+
+    def shards_of(self, part: "Part | None") -> range:
+        """The shards that part k of n makes, every n-th of them from the k-th on; all of them for None."""
+        return range(self.shard_count) if part is None else range(part[0], self.shard_count, part[1])
+
+    def pictures_of(self, part: "Part | None") -> int:
+        """How many pictures they hold."""
+        return self.pictures_per_scene * sum(len(self.scenes_of(shard)) for shard in self.shards_of(part))
 
 
 def make_settings(
@@ -175,28 +185,24 @@ def _alive(owner: dict) -> bool:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Holds the folder's lock. MakeError if another process has it; a lock of a process that died is taken over."""
-    lock = out / LOCK
-    for _ in range(2):
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            owner = _read_lock(lock)
-            if _alive(owner):
-                raise MakeError(
-                    f"{out} is being made by process {owner['pid']}: wait for it, or use another folder"
-                ) from None
-            lock.unlink(missing_ok=True)
-    else:
-        raise MakeError(f"{out} is being made by another process: wait for it, or delete {lock}")
+def locked(out: Path, part: Part | None = None) -> Iterator[None]:
+    """Holds the folder's lock, or that of a part of it. MakeError if another process has it, or has the folder where a
+    part is asked for, or a part where the folder is; a lock of a process that died is taken over."""
+    name = LOCK if part is None else f"{LOCK}-{part[0]}-of-{part[1]}"
+    for other in (out / LOCK, out / name) if part else sorted(out.glob(f"{LOCK}*")):
+        if _alive(owner := _read_lock(other)):
+            raise MakeError(f"{out} is being made by process {owner['pid']}: wait for it, or use another folder")
+        other.unlink(missing_ok=True)
+    try:
+        handle = os.open(out / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        raise MakeError(f"{out} is being made by another process: wait for it, or delete {out / name}") from None
     with os.fdopen(handle, "w") as stream:
         json.dump({"pid": os.getpid(), "started": psutil.Process().create_time()}, stream)
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        (out / name).unlink(missing_ok=True)
 
 
 def _read_lock(lock: Path) -> dict:
@@ -206,9 +212,9 @@ def _read_lock(lock: Path) -> dict:
         return {}
 
 
-def open_folder(out: Path, settings: Settings) -> dict:
+def open_folder(out: Path, settings: dict) -> dict:
     """The manifest of a new or an earlier run in this folder. MakeError if the folder holds other data."""
-    wanted = json.loads(json.dumps(asdict(settings)))
+    wanted = json.loads(json.dumps(settings))  # as the file has them
     if not (out / shards.MANIFEST).exists():
         strangers = [p.name for p in out.iterdir() if not p.name.startswith(".") and not p.name.startswith("shard-")]
         if strangers:
@@ -228,12 +234,20 @@ def open_folder(out: Path, settings: Settings) -> dict:
     return manifest
 
 
-def adopt(out: Path, manifest: dict, settings: Settings) -> list[int]:
-    """Takes whole shards of an interrupted run into the manifest, removes broken ones; returns the numbers to make."""
-    for left_over in out.glob(".*.part"):
-        left_over.unlink(missing_ok=True)
+def remove_drafts(out: Path, numbers: Iterable[int]) -> None:
+    """Removes the half shards of these numbers that a kill left; those of others may be in the making."""
+    names = {shards.shard_name(number) for number in numbers}
+    for draft in out.glob(".*.part"):
+        if draft.name[1:].split(".tar.")[0] + ".tar" in names:
+            draft.unlink(missing_ok=True)
+
+
+def adopt(out: Path, manifest: dict, numbers: Iterable[int]) -> list[int]:
+    """Takes those of the shards into the manifest that an earlier run made, removes broken ones; returns the numbers to
+    make."""
+    remove_drafts(out, numbers)
     missing = []
-    for number in range(settings.shard_count):
+    for number in numbers:
         name = shards.shard_name(number)
         path, entry = out / name, manifest["shards"].get(name)
         if entry is None and path.exists():
@@ -273,13 +287,16 @@ def make(
     supersample: int = 2,
     scenes_per_shard: int | None = None,
     progress: bool = True,
+    part: Part | None = None,
 ) -> Path:
     """Renders `count` pictures of a world into shards in the folder `out`, which is returned; again = continue.
 
     size: pixels, a number or (height, width). workers: processes; 0 renders in this one. split: train, val or test;
     they share no identity. A scene gives views x frames pictures: `views` cameras around it, `frames` moments of a
     `motion` (walking, waving, turning, sitting_down, wandering; `poses`: unrelated poses of the same people). formats:
-    keypoint formats to store, all if empty. The bytes depend on all arguments but out, workers and progress.
+    keypoint formats to store, all if empty. The bytes depend on all arguments but out, workers, progress and part.
+    part: (k, n) makes the k-th of n parts only, k from 0; n processes or machines may do so at once. The manifest stays
+    incomplete until a call without part has taken all of them in, having made what is missing.
 
     Raises UnknownWorld, ValueError for settings, MakeError for a folder that is in use or holds other data, a worker
     that died, a full disk: whole shards are kept, and the same call continues.
@@ -287,19 +304,51 @@ def make(
     settings = make_settings(
         world, count, size, seed, split, views, frames, motion, formats, supersample, scenes_per_shard
     )
+    check_part(part)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        manifest = open_folder(out, settings)
-        missing = adopt(out, manifest, settings)
-        shards.write_manifest(out, manifest)
+    _fill(out, settings, part, workers, progress)
+    return out
+
+
+def _fill(out: Path, settings: Settings, part: Part | None, workers: int, progress: bool) -> None:
+    """Makes what is missing in the folder, of a part or of all, and notes it."""
+    with locked(out, part):
+        manifest = open_folder(out, asdict(settings))
+        if part is not None:
+            manifest = part_of(manifest, settings, part)
+        missing = adopt(out, manifest, settings.shards_of(part))
+        note(out, manifest)
         done = sum(entry["samples"] for entry in manifest["shards"].values())
+        pictures, name = settings.pictures_of(part), f"{settings.world}/{settings.split}"
         with tqdm(
-            total=count, initial=done, unit="picture", desc=f"{world}/{split}", disable=not progress, mininterval=0.5
+            total=pictures, initial=done, unit="picture", desc=name, disable=not progress, mininterval=0.5
         ) as bar:
             _make_missing(out, settings, manifest, missing, workers, bar)
-        shards.write_manifest(out, manifest | {"complete": True})
-    return out
+        if part is None:
+            shards.write_manifest(out, manifest | {"complete": True})
+
+
+def check_part(part: Part | None) -> None:
+    """ValueError unless there is such a part."""
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise ValueError(f"there is no part {part[0]} of {part[1]}: they are counted from 0 to {part[1] - 1}")
+
+
+def part_of(manifest: dict, settings: Settings, part: Part) -> dict:
+    """The manifest with the shards of a part alone."""
+    mine = {shards.shard_name(number) for number in settings.shards_of(part)}
+    found = {name: entry for name, entry in manifest["shards"].items() if name in mine}
+    return manifest | {"shards": found, "part": part}
+
+
+def note(out: Path, manifest: dict) -> None:
+    """Writes the manifest. Who makes a part only begins it: others do too, with the same bytes, and the last call
+    notes all shards."""
+    if "part" not in manifest:
+        shards.write_manifest(out, manifest)
+    elif not (out / shards.MANIFEST).exists():
+        shards.write_manifest(out, {name: manifest[name] for name in manifest if name != "part"} | {"shards": {}})
 
 
 def _make_missing(out: Path, settings: Settings, manifest: dict, missing: list[int], workers: int, bar: tqdm) -> None:
@@ -317,17 +366,16 @@ def _make_missing(out: Path, settings: Settings, manifest: dict, missing: list[i
 
 
 def _stopped(why: str, manifest: dict, settings: Settings, out: Path) -> MakeError:
-    done = len(manifest["shards"])
+    done, count = len(manifest["shards"]), len(settings.shards_of(manifest.get("part")))
     return MakeError(
-        f"{why}. {done} of {settings.shard_count} shards in {out} are whole and stay: "
-        "run the same command again to continue."
+        f"{why}. {done} of {count} shards in {out} are whole and stay: run the same command again to continue."
     )
 
 
 def _finish(out: Path, manifest: dict, name: str, entry: dict, bar: tqdm) -> None:
     """Notes a whole shard in the manifest at once, so that nothing is lost if the next second is the last."""
     manifest["shards"][name] = entry
-    shards.write_manifest(out, manifest)
+    note(out, manifest)
     bar.update(max(0, sum(e["samples"] for e in manifest["shards"].values()) - bar.n))
 
 
@@ -348,8 +396,7 @@ def _make_in_workers(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        for left_over in out.glob(".*.part"):
-            left_over.unlink(missing_ok=True)
+        remove_drafts(out, missing)
 
 
 def _collect(out: Path, manifest: dict, finished: set[Future], bar: tqdm) -> None:
