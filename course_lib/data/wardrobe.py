@@ -13,6 +13,7 @@ from course_lib.data.glasses import add_glasses
 from course_lib.data.hair import add_hair, hairline
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Body, Garment, Look, Person, load_body
+from course_lib.data.strands import grow_hair
 from course_lib.data.surfaces import (
     JOINT,
     Builder,
@@ -300,8 +301,6 @@ def dress_anew(person: Person) -> DressedMesh:
     add_glasses(builder, person.look)
     mesh = builder.build()
     if person.look.strands:
-        from course_lib.data.strands import grow_hair  # which needs chapter 09
-
         mesh.strands = grow_hair(builder, person)
     return mesh
 
