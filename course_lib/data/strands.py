@@ -461,12 +461,21 @@ def grow_hair(builder: Builder, person: Person) -> list[Strands]:
 
 def add_proxy(groups: list[Strands], cell: float = CELL) -> None:
     """Give strands, all of one shape together, the normals of the mesh around them."""
-    points = np.concatenate([g.rest.reshape(-1, 3) for g in groups])
+    points = np.concatenate([filled(g, cell) for g in groups])
     if not len(points):
         return
     vertices, _, normals = proxy_mesh(*voxelize(points, cell), cell)
     for group in groups:
         group.proxy = proxy_normals(group.rest, vertices, normals)
+
+
+def filled(group: Strands, cell: float, deep: int = 3) -> np.ndarray:
+    """The points (N, 3) of strands; where they grow on skin, their volume is filled for `deep` cubes towards it. A thin
+    layer of hair has two sides, and the nearest would often be the one that faces the skin."""
+    points, inward = group.rest.reshape(-1, 3), -cell * group.normal.reshape(-1, 3)
+    if group.base is None:
+        return points
+    return np.concatenate([points + layer * inward for layer in range(deep + 1)])
 
 
 def single(group: Strands) -> Strands:
