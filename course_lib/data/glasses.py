@@ -29,14 +29,16 @@ def sample_glasses(rng: np.random.Generator) -> Glasses:
     frames = [(0.06, 0.06, 0.07), (0.25, 0.14, 0.07), (0.55, 0.52, 0.48), (0.62, 0.48, 0.22), (0.45, 0.09, 0.10),
               (0.10, 0.16, 0.32), (0.75, 0.72, 0.70)]  # fmt: skip
     frame = tuple(float(v) for v in np.clip(np.array(frames[rng.integers(len(frames))]) * rng.uniform(0.8, 1.2), 0, 1))
-    dark = float(rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.15, 0.4), rng.uniform(0.65, 0.9)], p=[0.7, 0.12, 0.18]))
+    dark = float(
+        rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.15, 0.4), rng.uniform(0.65, 0.9)], p=[0.7, 0.12, 0.18])
+    )
     tints = [(0.25, 0.27, 0.28), (0.38, 0.26, 0.16), (0.20, 0.30, 0.24), (0.30, 0.30, 0.45)]
     tint = tints[rng.integers(len(tints))]
     return Glasses(shape, frame, float(rng.uniform(0.0008, 0.0022)), tint, dark, float(rng.uniform(0.94, 1.08)))
 
 
 def outline(glasses: Glasses, count: int = 40) -> np.ndarray:
-    """The left lens's rim (count, 2) around its middle: x outwards, y up, in metres. ValueError for an unknown shape."""
+    """The left lens's rim (count, 2) around its middle: x outwards, y up, metres. ValueError for an unknown shape."""
     if glasses.shape not in OUTLINES:
         raise ValueError(f"there are no {glasses.shape!r} glasses: use one of {', '.join(OUTLINES)}")
     wide, high, power, top, lift = OUTLINES[glasses.shape]
@@ -51,7 +53,11 @@ def outline(glasses: Glasses, count: int = 40) -> np.ndarray:
 
 def tube(path: np.ndarray, radius: np.ndarray | float, closed: bool = False, sides: int = 8):
     """A tube around a path (N, 3): vertices (N sides, 3), faces (F, 3) that turn outwards."""
-    ends = (np.roll(path, -1, 0), np.roll(path, 1, 0)) if closed else (np.r_[path[1:], path[-1:]], np.r_[path[:1], path[:-1]])
+    ends = (
+        (np.roll(path, -1, 0), np.roll(path, 1, 0))
+        if closed
+        else (np.r_[path[1:], path[-1:]], np.r_[path[:1], path[:-1]])
+    )
     along = ends[0] - ends[1]
     along /= np.linalg.norm(along, axis=1, keepdims=True).clip(1e-9)
     helper = np.where(np.abs(along[:, 1:2]) < 0.9, [[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]])
@@ -108,7 +114,7 @@ class Fit:
         return float(ahead.max())
 
     def temple(self) -> np.ndarray:
-        """The path (N, 3) of the left arm: from the lens's outer corner along the head, over the ear, down behind it."""
+        """The path (N, 3) of the left arm: from the lens's corner along the head, over the ear, down behind it."""
         rim = outline(self.glasses)
         corner = rim[(rim @ [1.0, 0.45]).argmax()]
         start = self.place(corner[None])[0]

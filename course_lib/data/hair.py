@@ -337,7 +337,9 @@ def sheet_core(grid: np.ndarray, sheet: Sheet, own: Head, inside: float = 0.004,
     away = (grid - axis) * [1, 0, 1]
     grid = grid - inside * away / np.linalg.norm(away, axis=-1, keepdims=True)
     rows = max(2, round(0.86 * len(grid)))
-    sheet = Sheet(*(v[margin:-margin] for v in (sheet.azimuth, sheet.side)), sheet.t[:rows], sheet.locks[margin:-margin])
+    sheet = Sheet(
+        *(v[margin:-margin] for v in (sheet.azimuth, sheet.side)), sheet.t[:rows], sheet.locks[margin:-margin]
+    )
     return grid[:rows, margin:-margin], sheet
 
 

@@ -62,8 +62,8 @@ class Canvas:
 
 @dataclass
 class Fragments:
-    """M pieces: the sample that each lies in, its depth, opacity, colour (3, M), whose it is, its class, whether it is a
-    lens, and its normals (3, M) for the labels: those of the shape, and those of the strand itself."""
+    """M pieces: the sample that each lies in, its depth, opacity, colour (3, M), whose it is, its class, whether it is
+    a lens, and its normals (3, M) for the labels: those of the shape, and those of the strand itself."""
 
     cell: np.ndarray
     depth: np.ndarray
@@ -87,8 +87,8 @@ class Fragments:
 
 @dataclass
 class Pieces:
-    """Segments of strands that may be seen, (S,) each, by their two ends in `points`: on the picture of samples (x, y),
-    depth z, position (3, N), width in samples, and what `shade` needs of every point."""
+    """Segments of strands that may be seen: `first` (S,) is the point that each begins at, the next is its end. Points
+    have a place on the picture of samples (x, y), depth z, width in samples, and what `shade` needs, (N,) or (3, N)."""
 
     first: np.ndarray
     x: np.ndarray
@@ -206,10 +206,16 @@ def round_normals(tangent: np.ndarray, view: np.ndarray, key: np.ndarray) -> np.
 
 
 def lens_fragments(
-    points: torch.Tensor, faces: torch.Tensor, glasses: list, owner: np.ndarray, which: np.ndarray, camera: Camera,
-    lights: Lights, canvas: Canvas,
+    points: torch.Tensor,
+    faces: torch.Tensor,
+    glasses: list,
+    owner: np.ndarray,
+    which: np.ndarray,
+    camera: Camera,
+    lights: Lights,
+    canvas: Canvas,
 ) -> Fragments | None:
-    """Fragments of lenses: faces (F, 3) of world points (V, 3), each of the glasses `which` (F,) of person owner (F,)."""
+    """Fragments of lenses: faces (F, 3) of world points (V, 3), of the glasses `which` (F,) of person owner (F,)."""
     local = camera.to_camera(points[None])
     K = torch.from_numpy(canvas.scaled(camera.K[0].numpy()))[None]
     face, depth = nearest(local, faces, K, canvas.depth.shape)
@@ -263,8 +269,9 @@ def stack(fragments: Fragments) -> Stack:
 def lay_over(canvas: Canvas, fragments: Fragments, targets: Targets, R: np.ndarray, image: np.ndarray, labels: dict):
     """Blend the fragments into a picture (3, H W) and its labels (..., H W), in place.
 
-    A pixel is labelled by the layers where they cover more of it than the opaque surfaces of people do: a sample's label
-    is that of the layer at which half of the light is taken (of all that the layers take, where nobody is behind them).
+    A pixel is labelled by the layers where they cover more of it than the opaque surfaces of people do: a sample's
+    label is that of the layer at which half of the light is taken (of all that the layers take, where nobody is behind
+    them).
     """
     layers = stack(fragments)
     alpha = np.where(layers.there, fragments.alpha[layers.index], 0).astype(np.float32)
@@ -281,7 +288,13 @@ def lay_over(canvas: Canvas, fragments: Fragments, targets: Targets, R: np.ndarr
 
 
 def relabel(
-    canvas: Canvas, fragments: Fragments, layers: Stack, alpha: np.ndarray, targets: Targets, R: np.ndarray, labels: dict
+    canvas: Canvas,
+    fragments: Fragments,
+    layers: Stack,
+    alpha: np.ndarray,
+    targets: Targets,
+    R: np.ndarray,
+    labels: dict,
 ) -> None:
     """Write depth, normals, parts and instances of the pixels that the layers cover most of."""
     counted = label_alpha(alpha, fragments.lens[layers.index], targets.lens)

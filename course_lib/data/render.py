@@ -336,8 +336,8 @@ def render_scene(
     objects in metres, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0
     outside; parts (H, W) and instances (H, W) uint8: 0 none, instances 1.. in the order given. A pixel is labelled when
     people cover half of it. Without a background the picture is black behind people. `every_sample` colours each of
-    the supersample^2 samples of a pixel on its own, instead of once a pixel and surface. `targets` says what the labels of
-    hair and lenses are (`layers.Targets`).
+    the supersample^2 samples of a pixel on its own, instead of once a pixel and surface. `targets` says what the labels
+    of hair and lenses are (`layers.Targets`).
     """
     if not people and not objects and background is None:
         raise ValueError("nothing to draw: give people, objects or a background")

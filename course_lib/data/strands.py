@@ -1,11 +1,11 @@
 """Hair as strands: polylines at rest, grown inside the volumes of `hair`, that move with the head.
 
-Each of our strands stands for several real hairs: `REAL_WIDTH` of them side by side are as wide as a head's 100,000 real
-ones. A smaller, opaque core of the old mesh lies under them, so that no skin shows through. The core, the widths and all
+Each of our strands stands for several real hairs: side by side, they are as wide as a head's 100,000 real ones. A
+smaller, opaque core of the old mesh lies under them, so that no skin shows through. The core, the widths and all
 lengths are our own choices.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sparse
@@ -18,7 +18,6 @@ from course_lib.data.face import beard_area, eye_centre, face_points
 from course_lib.data.hair import (
     STYLES,
     Head,
-    Sheet,
     Style,
     above_hairline,
     cap_moved,
@@ -28,7 +27,7 @@ from course_lib.data.hair import (
     sheet_grid,
     tail_place,
 )
-from course_lib.data.person import Body, Colour, Person
+from course_lib.data.person import Colour, Person
 from course_lib.data.surfaces import Builder, smoothstep
 from course_lib.data.texture import linear
 
@@ -44,8 +43,8 @@ class Strands:
 
     rest (N, P, 3) at rest; `normal`, `proxy` (N, P, 3) the smooth normals of the hair's shape and those of its proxy;
     `open` (N, P) how much light reaches a point; albedo (N, 3) linear; width (N,) metres at the root. Strands that grow
-    on skin have base (N, V) and weights (N, 55), sparse; hanging ones have joints (N, P, 3), their share of head, neck and
-    chest."""
+    on skin have base (N, V) and weights (N, 55), sparse; hanging ones have joints (N, P, 3), their share of head, neck
+    and chest."""
 
     kind: str  # hair, beard, brow, lash
     rest: np.ndarray
@@ -67,8 +66,8 @@ class Strands:
         return replace(self, **cut | {"width": cut["width"] * (len(self.rest) / max(count, 1))})
 
     def pose(self, vertices: Tensor, transforms: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Points (N, P, 3) in the world and turns from rest, (N, 1, 3, 3) or (N, P, 3, 3), for posed vertices (V, 3) and
-        joint transforms (55, 4, 4)."""
+        """Points (N, P, 3) in the world and turns from rest, (N, 1, 3, 3) or (N, P, 3, 3), for posed vertices (V, 3)
+        and joint transforms (55, 4, 4)."""
         joints = transforms.numpy()
         if self.base is None:
             blended = np.einsum("npj,jab->npab", self.joints, joints[_FREE])
@@ -225,7 +224,9 @@ def grow_scalp(builder: Builder, person: Person, own: Head, count: int, hat: boo
         volume.widen(sheet_grid(builder, person, own, hat)[0].reshape(-1, 3))
     roots = scatter_roots(rng, piece.base, piece.faces, builder, count)
     shift = np.array([head.axis[0], head.eye_y, head.axis[1]]) - [own.axis[0], own.eye_y, own.axis[1]]
-    level = np.where(rng.random(count) < (0.0 if hat else cut.flying), rng.uniform(1.0, 1.3, count), rng.uniform(0.5, 1.02, count))
+    level = np.where(
+        rng.random(count) < (0.0 if hat else cut.flying), rng.uniform(1.0, 1.3, count), rng.uniform(0.5, 1.02, count)
+    )
     points, height = follow(rng, volume, roots.rest, person, cut, level, shift)
     normal = unit(points - centre)
     bright = 0.5 + 0.5 * (height / level[:, None].clip(0.2)).clip(0, 1) * level[:, None].clip(0, 1)
@@ -324,7 +325,7 @@ def grow_sheet(builder: Builder, person: Person, own: Head, count: int, hat: boo
 
 
 def at_grid(grid: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """A grid (rows, columns, 3) at fractional places (N, P), continued in straight lines beyond its edges: (N, P, 3)."""
+    """A grid (rows, columns, 3) at fractional places (N, P), continued straight beyond its edges: (N, P, 3)."""
     r, c = (np.floor(v).astype(int).clip(0, n - 2) for v, n in zip((row, column), grid.shape, strict=False))
     fr, fc = (row - r)[..., None], (column - c)[..., None]
     upper = grid[r, c] * (1 - fc) + grid[r, c + 1] * fc
@@ -408,7 +409,12 @@ def grow_lashes(builder: Builder, person: Person, count: int = 240) -> Strands:
     direction = unit(offset) + np.where(lower, -0.5, 0.35)[:, None] * [0, 1, 0] + rng.normal(0, 0.12, (count, 3))
     jitter = rng.normal(0, 0.0007, (count, 3)) * [1, 0, 0]
     middle = np.abs(template[ids] - eye_centre(template[ids].T, face_points()).T)[:, 0]
-    lengths = np.where(lower, 0.004, 0.007) * smoothstep(0.019, 0.008, middle) * rng.uniform(0.7, 1.1, count) * (1 + 0.25 * person.look.makeup)
+    lengths = (
+        np.where(lower, 0.004, 0.007)
+        * smoothstep(0.019, 0.008, middle)
+        * rng.uniform(0.7, 1.1, count)
+        * (1 + 0.25 * person.look.makeup)
+    )
     rest = grow(builder.shape.vertices[ids] + jitter, direction, lengths, -0.12, 4)
     shape = np.ones(count, np.float32), ids, np.arange(count + 1)
     base = sparse.csr_matrix(shape, shape=(count, len(template)))

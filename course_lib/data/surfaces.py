@@ -241,8 +241,8 @@ def mesh_normals(vertices: np.ndarray, faces: np.ndarray, fans: sparse.csr_matri
 
 @dataclass(frozen=True)
 class Surface:
-    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, hair, tail, cloth, frame, lens; part: its class, or None
-    where skin decides by its joints; style: the Look or Garment that colours it."""
+    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, hair, tail, cloth, frame, lens; part: its
+    class, or None where skin decides by its joints; style: the Look or Garment that colours it."""
 
     kind: str
     part: int | None

@@ -217,21 +217,23 @@ GROUPS: dict[str, Callable[[Person], str]] = {
 def traits(split: str, number: int) -> dict[str, str]:
     """The group of person `number` of a split in each of GROUPS."""
     rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
-    person = sample_person(rng)
+    person = sample_person(rng, clothed=False)  # clothes are drawn last: nothing else changes
     return {name: group(person) for name, group in GROUPS.items()}
 
 
 @lru_cache(maxsize=64)
 def balanced_cast(block: tuple[int, ...], pool: int, identities: int, split: str, table: tuple) -> tuple[int, ...]:
-    """The people of a block, drawn from a pool of candidates so that they follow a table of shares: of several traits, a
-    group's share is the product. ValueError if the table names no trait of GROUPS or leaves nobody."""
+    """The people of a block, drawn from a pool of candidates so that they follow a table of shares: of several traits,
+    a group's share is the product. ValueError if the table has a trait that GROUPS lacks, or leaves nobody."""
     unknown = [trait for trait, _ in table if trait not in GROUPS]
     if unknown:
         raise ValueError(f"demographics know {', '.join(GROUPS)}, not {unknown[0]!r}")
     rng = np.random.default_rng(block)
     candidates = rng.choice(identities, pool, replace=False)
     groups = [tuple(traits(split, int(number))[trait] for trait, _ in table) for number in candidates]
-    shares = {"/".join(g): float(np.prod([dict(s).get(v, 0) for v, (_, s) in zip(g, table, strict=True)])) for g in groups}
+    shares = {
+        "/".join(g): float(np.prod([dict(s).get(v, 0) for v, (_, s) in zip(g, table, strict=True)])) for g in groups
+    }
     weights = balancing_weights(["/".join(g) for g in groups], shares)
     return tuple(rng.choice(candidates, min(CAST, int((weights > 0).sum())), replace=False, p=weights).tolist())
 
