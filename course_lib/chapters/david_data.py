@@ -85,7 +85,7 @@ def voxelize(points: np.ndarray, cell: float, margin: int = 3) -> tuple[np.ndarr
 
 # Chapter 09, section "3 What is the normal of hair?"
 def proxy_mesh(
-    counts: np.ndarray, corner: np.ndarray, cell: float, blur: float = 1.0, level: float = 0.25
+    counts: np.ndarray, corner: np.ndarray, cell: float, blur: float = 1.5, level: float = 0.25
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The surface around the strands: vertices (V, 3), faces (F, 3), unit normals (V, 3) that point out of the hair.
 
@@ -123,4 +123,4 @@ def label_alpha(alpha: np.ndarray, lens: np.ndarray, lens_in: bool) -> np.ndarra
     return np.where(present, np.float32(lens_in), alpha)
 
 
-# course build sealed the text above: 02510550215c0e67
+# course build sealed the text above: 01161fe86a1cd52e
