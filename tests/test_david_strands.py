@@ -128,7 +128,9 @@ def test_every_haircut_grows_outside_the_skull_and_near_it(style):
         assert np.isfinite(group.rest).all() and np.isfinite(group.proxy).all()
         assert np.allclose(np.linalg.norm(group.proxy, axis=-1), 1, atol=1e-3)
         away = np.linalg.norm(group.rest.reshape(-1, 3) - middle, axis=1)
-        assert away.min() > 0.6 * inner.min() and away.max() < 0.65
+        assert away.max() < 0.65
+        if group.kind == "hair" and group.base is not None:  # hanging hair begins under the crown's
+            assert away.min() > 0.9 * inner.min()
     assert sum(len(g.rest) for g in groups if g.kind == "hair") >= 300
     assert {"brow", "lash"} <= {g.kind for g in groups}
 
@@ -262,7 +264,8 @@ def test_the_switch_changes_depth_and_normals_where_the_lens_is():
     tinted = dataclasses.replace(person, look=dataclasses.replace(person.look, glasses=Glasses("square", dark=0.9)))
     shaded = np.abs(portrait(tinted, size=(128, 128))["image"] - out["image"]).max(-1) > 0.004
     assert changed.mean() > 0.01 and (shaded[changed]).mean() > 0.97
-    assert np.median((out["depth"] - within["depth"])[changed]) > 0.005
+    both = changed & np.isfinite(out["depth"]) & np.isfinite(within["depth"])
+    assert np.median(out["depth"][both] - within["depth"][both]) > 0.005
     assert (within["parts"][changed] == PART_IDS["Apparel"]).mean() > 0.95
 
 
