@@ -62,7 +62,7 @@ from course_lib.exercises import TODO, check, exercise
 # %%
 from course_lib.data.worlds import render_samples
 
-SIDE, COUNT = pick(smoke=32, laptop=160), pick(smoke=2, laptop=12)
+SIDE, COUNT = pick(smoke=32, laptop=160), pick(smoke=1, laptop=12)
 synth = [next(render_samples("synth", "train", 0, i, (SIDE, SIDE), formats=("coco17",))) for i in range(COUNT)]
 plots.show_images([sample.image for sample in synth], columns=6, height=1.9)
 
@@ -96,7 +96,7 @@ plots.show_images([sample.image for sample in synth], columns=6, height=1.9)
 # %%
 from course_lib.data.worlds import DEMOGRAPHICS, WORLDS, cast, sample_scene, traits
 
-drawn = [sample_scene("synth", "train", 1, i, (64, 64))[0].place for i in range(pick(smoke=6, laptop=240))]
+drawn = [sample_scene("synth", "train", 1, i, (64, 64))[0].place for i in range(pick(smoke=2, laptop=240))]
 framings = Counter(place.split("/")[-1] for place in drawn)
 print({name: f"{count / len(drawn):.0%}" for name, count in framings.items()})
 assert set(framings) <= {"face", "upper", "full"} and (len(drawn) < 200 or min(framings.values()) > 0.24 * len(drawn))
@@ -411,7 +411,7 @@ assert SIDE < 100 or soft[1] > 1.2 * soft[0]
 # %%
 from course_lib.data.hair import STYLES
 
-gallery = list(STYLES)[:: pick(smoke=6, laptop=1)]
+gallery = list(STYLES)[:: pick(smoke=11, laptop=1)]
 usual = {traits("train", n)["hair"]: n for n in reversed(range(pick(smoke=30, laptop=400)))}
 FACES = {style: usual.get(style, 40) for style in gallery}  # the first person with that haircut
 lights = [("studio", 1), ("sun", 2), ("overcast", 3), ("dusk", 4), ("indoor", 5), ("coloured", 6)]
@@ -620,7 +620,7 @@ check(label_alpha)
 from course_lib.data.glasses import OUTLINES
 from course_lib.data.person import Glasses
 
-shapes, dark = list(OUTLINES)[: pick(smoke=2, laptop=6)], (0.05, 0.3, 0.8, 0.05, 0.5, 0.1)
+shapes, dark = list(OUTLINES)[: pick(smoke=1, laptop=6)], (0.05, 0.3, 0.8, 0.05, 0.5, 0.1)
 wearers = [
     head_of(
         60 + i, ("short", "bun", "crop", "bob")[i % 4], glasses=Glasses(shape, dark=dark[i], tint=(0.3, 0.24, 0.18))

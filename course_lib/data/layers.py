@@ -109,20 +109,32 @@ def thinned(strands: Strands, camera: Camera, joint: np.ndarray) -> Strands:
     return strands.first(int(strands.width.sum() / (WIDE * pixel)) + 8)
 
 
+def on_canvas(points: np.ndarray, camera: Camera, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where world points (3, N) are on the picture of samples, x and y, and their depth z: (N,) each."""
+    K = canvas.scaled(camera.K[0].numpy())
+    u, v, z = K @ (camera.R[0].numpy() @ points + camera.t[0].numpy()[:, None])
+    return u / np.maximum(z, NEAR), v / np.maximum(z, NEAR), z
+
+
+def seen(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, canvas: Canvas, slack: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which places (N,) are inside the picture, at most `slack` metres behind what is opaque there; their samples."""
+    height, width = canvas.depth.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > NEAR)
+    cell = y.clip(0, height - 1).astype(np.int64) * width + x.clip(0, width - 1).astype(np.int64)
+    return inside & (z < canvas.depth.ravel().take(cell) + slack), cell
+
+
 def visible_pieces(strands: Strands, posed: PosedPeople, index: int, camera: Camera, canvas: Canvas) -> Pieces | None:
     """Project the strands of person `index`; segments wholly behind something opaque or outside are left out."""
     strands = thinned(strands, camera, posed.joints[index, 15].numpy())
     points, turn = strands.pose(posed.vertices[index], posed.transforms[index])
     count, steps = points.shape[:2]
     flat = np.ascontiguousarray(points.reshape(-1, 3).T, np.float32)  # (3, N P)
-    u, v, z = canvas.scaled(camera.K[0].numpy()) @ (camera.R[0].numpy() @ flat + camera.t[0].numpy()[:, None])
-    x, y = u / np.maximum(z, NEAR), v / np.maximum(z, NEAR)
-    height, width = canvas.depth.shape
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (z > NEAR)
-    place = y.clip(0, height - 1).astype(np.int64) * width + x.clip(0, width - 1).astype(np.int64)
-    seen = (inside & (z < canvas.depth.ravel().take(place) + 0.002)).reshape(count, steps)
-    near = (z > NEAR).reshape(count, steps)
-    wanted = (seen[:, :-1] | seen[:, 1:]) & near[:, :-1] & near[:, 1:]
+    x, y, z = on_canvas(flat, camera, canvas)
+    shown, near = (v.reshape(count, steps) for v in (seen(x, y, z, canvas, 0.002)[0], z > NEAR))
+    wanted = (shown[:, :-1] | shown[:, 1:]) & near[:, :-1] & near[:, 1:]
     if not wanted.any():
         return None
     first = np.flatnonzero(np.pad(wanted, ((0, 0), (0, 1))).ravel())
@@ -132,13 +144,11 @@ def visible_pieces(strands: Strands, posed: PosedPeople, index: int, camera: Cam
     strand, step = np.divmod(ids, steps)
     turns = np.broadcast_to(turn, (count, steps, 3, 3))[strand, step]
     smooth = np.einsum("nab,nb->an", turns, strands.proxy[strand, step])
-    ahead, back = np.minimum(step + 1, steps - 1), np.maximum(step - 1, 0)
-    tangent = unit((points[strand, ahead] - points[strand, back]).T)
-    taper = 1 - (1 - strands.taper) * step / (steps - 1)
-    focal = canvas.factor * float(camera.K[0, 0, 0])
+    tangent = points[strand, np.minimum(step + 1, steps - 1)] - points[strand, np.maximum(step - 1, 0)]
+    width = strands.width[strand] * (1 - (1 - strands.taper) * step / (steps - 1))
+    width = width.astype(np.float32) * (canvas.factor * float(camera.K[0, 0, 0])) / z[ids]
     return Pieces(
-        (np.cumsum(used) - 1)[first], x[ids], y[ids], z[ids],
-        (strands.width[strand] * taper).astype(np.float32) * focal / z[ids], flat[:, ids], unit(smooth), tangent,
+        (np.cumsum(used) - 1)[first], x[ids], y[ids], z[ids], width, flat[:, ids], unit(smooth), unit(tangent.T),
         strands.albedo[strand].T, strands.open[strand, step],
     )  # fmt: skip
 
@@ -153,14 +163,10 @@ def shade(pieces: Pieces, camera: Camera, lights: Lights, shadow: ShadowMap) -> 
     return light(paint, pieces.position, normal, view, pieces.open, lights, shadow)
 
 
-def strand_fragments(
-    strands: Strands, owner: int, posed: PosedPeople, camera: Camera, lights: Lights, shadow: ShadowMap, canvas: Canvas
-) -> Fragments | None:
-    """The fragments of one kind of strands of person `owner` (1, 2, ...); None where nothing is seen."""
-    pieces = visible_pieces(strands, posed, owner - 1, camera, canvas)
-    if pieces is None:
-        return None
-    colour, a = shade(pieces, camera, lights, shadow), pieces.first
+def cut_up(pieces: Pieces, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cut segments into parts about one sample long and keep those that are seen: the point (M,) at which each one's
+    segment begins, how far along it the part is (0 to 1), its length in samples, its sample and its depth."""
+    a = pieces.first
     dx, dy = pieces.x[a + 1] - pieces.x[a], pieces.y[a + 1] - pieces.y[a]
     length = np.hypot(dx, dy)
     count = np.ceil(length).clip(1, 400).astype(np.int64)
@@ -170,23 +176,31 @@ def strand_fragments(
     start = a[segment]
     x, y = pieces.x[start] + t * dx[segment], pieces.y[start] + t * dy[segment]
     z = pieces.z[start] + t * (pieces.z[start + 1] - pieces.z[start])
-    height, width = canvas.depth.shape
-    kept = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    cell = y.clip(0, height - 1).astype(np.int64) * width + x.clip(0, width - 1).astype(np.int64)
-    kept = np.flatnonzero(kept & (z < canvas.depth.ravel().take(cell)))
-    if not len(kept):
+    shown, cell = seen(x, y, z, canvas)
+    kept = np.flatnonzero(shown)
+    return start[kept], t[kept], (length / count)[segment[kept]], cell[kept], z[kept]
+
+
+def strand_fragments(
+    strands: Strands, owner: int, posed: PosedPeople, camera: Camera, lights: Lights, shadow: ShadowMap, canvas: Canvas
+) -> Fragments | None:
+    """The fragments of one kind of strands of person `owner` (1, 2, ...); None where nothing is seen."""
+    pieces = visible_pieces(strands, posed, owner - 1, camera, canvas)
+    if pieces is None:
         return None
-    t, start, segment = t[kept], start[kept], segment[kept]
+    start, t, length, cell, depth = cut_up(pieces, canvas)
+    if not len(start):
+        return None
 
     def between(values: np.ndarray) -> np.ndarray:
         return values[..., start] * (1 - t) + values[..., start + 1] * t
 
-    smooth = unit(between(pieces.smooth))
+    colour, smooth = between(shade(pieces, camera, lights, shadow)), unit(between(pieces.smooth))
     tangent, view = pieces.tangent[:, start], unit(camera.center[0].numpy()[:, None] - pieces.position[:, start])
-    alpha = coverage(between(pieces.width), (length / count)[segment])
+    alpha, whole = coverage(between(pieces.width), length), np.ones(len(t), np.int64)
     return Fragments(
-        cell[kept], z[kept], alpha, between(colour), np.full(len(t), owner), np.full(len(t), _PARTS[strands.kind]),
-        np.zeros(len(t), bool), turned_to(smooth, view), round_normals(tangent, view, cell[kept] * 7 + start),
+        cell, depth, alpha, colour, whole * owner, whole * _PARTS[strands.kind], whole < 0, turned_to(smooth, view),
+        round_normals(tangent, view, cell * 7 + start),
     )  # fmt: skip
 
 
@@ -297,17 +311,12 @@ def relabel(
     labels: dict,
 ) -> None:
     """Write depth, normals, parts and instances of the pixels that the layers cover most of."""
-    counted = label_alpha(alpha, fragments.lens[layers.index], targets.lens)
-    _, passes = composite(counted, np.zeros((*counted.shape, 0), np.float32))
-    taken, body = 1 - passes[:, -1:], canvas.person[layers.cells]
-    own_share = 1 - (1 - passes) / np.maximum(taken, 1e-6)
-    chosen = median_layer(np.where(body[:, None], passes, own_share))
-    weight = np.where(body, chosen >= 0, taken[:, 0])
+    chosen, weight = labelling_layers(canvas, fragments, layers, alpha, targets)
     pixel, count = canvas.pixel(layers.cells), labels["alpha"].size
-    people = np.bincount(canvas.pixel(np.flatnonzero(canvas.person)), minlength=count)
-    hidden = np.bincount(pixel, body & (chosen >= 0), count)
+    opaque = np.bincount(canvas.pixel(np.flatnonzero(canvas.person)), minlength=count)  # samples of people,
+    opaque = opaque - np.bincount(pixel, canvas.person[layers.cells] & (chosen >= 0), count)  # those still seen
     covered = np.bincount(pixel, weight, count)
-    take = (labels["alpha"] >= 0.5 - 1e-6) & (covered > 0) & ((covered >= people - hidden) | (labels["instances"] == 0))
+    take = (labels["alpha"] >= 0.5 - 1e-6) & (covered > 0) & ((covered >= opaque) | (labels["instances"] == 0))
     rows = np.flatnonzero(take[pixel] & (chosen >= 0) & (weight > 0))
     if not len(rows):
         return
@@ -315,11 +324,21 @@ def relabel(
     order = np.lexsort((fragments.depth[picked], pixel[rows]))
     rows, picked = rows[order], picked[order]
     first, at, share = np.unique(pixel[rows], return_index=True, return_counts=True)
-    nearest_one = picked[at]
-    group = np.repeat(np.arange(len(first)), share)
+    nearest_one, group = picked[at], np.repeat(np.arange(len(first)), share)
     same = fragments.depth[picked] < fragments.depth[nearest_one][group] + 0.02
-    mean = np.bincount(group, fragments.depth[picked] * same) / np.bincount(group, same)
     normals = fragments.own if targets.hair == "strand" else fragments.smooth
-    labels["depth"][first] = mean
+    labels["depth"][first] = np.bincount(group, fragments.depth[picked] * same) / np.bincount(group, same)
     labels["normals"][:, first] = R @ normals[:, nearest_one] * np.float32([[1], [-1], [-1]])
     labels["parts"][first], labels["instances"][first] = fragments.part[nearest_one], fragments.owner[nearest_one]
+
+
+def labelling_layers(
+    canvas: Canvas, fragments: Fragments, layers: Stack, alpha: np.ndarray, targets: Targets
+) -> tuple[np.ndarray, np.ndarray]:
+    """The layer (N,) that labels each sample, -1 where none does, and how much of the sample (N,) its layers label."""
+    counted = label_alpha(alpha, fragments.lens[layers.index], targets.lens)
+    _, passes = composite(counted, np.zeros((*counted.shape, 0), np.float32))
+    taken, body = 1 - passes[:, -1:], canvas.person[layers.cells]
+    of_all = 1 - (1 - passes) / np.maximum(taken, 1e-6)
+    chosen = median_layer(np.where(body[:, None], passes, of_all))
+    return chosen, np.where(body, chosen >= 0, taken[:, 0])
