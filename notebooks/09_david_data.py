@@ -15,10 +15,11 @@
 # %% [markdown]
 # # Chapter 09: DAViD, the data
 #
-# Sapiens looked at 300 million photographs. DAViD looks at none: its three tasks (depth, normals, and a mask so soft
-# that it knows about single hairs) are learned from 300,000 *rendered* pictures, and nothing else. What such a network
-# can know is decided here, before there is a network. So this chapter builds the data: who is drawn, what hair is made
-# of, and what the truth about a pixel *is* where it shows a hair thinner than the pixel, or a face behind glass.
+# Sapiens was pretrained on 300 million photographs of people. DAViD sees none: its three tasks (depth, normals, and a
+# mask so soft that it knows about single hairs) are learned from 300,000 *rendered* pictures. (Its encoder has seen
+# ImageNet before; the paper doesn't say so, its model cards do.) What such a network can know is decided here, before
+# there is a network. So this chapter builds the data: who is drawn, what hair is made of, and what the truth about a
+# pixel *is* where it shows a hair thinner than the pixel, or a face behind glass.
 #
 # **What you will build**: a sampler that follows a table of shares; strands of hair, cut into fragments, blended by
 # coverage; a voxel grid and a proxy mesh that tell hair its normals; glasses whose lenses can be in the truth or not.
@@ -28,7 +29,7 @@
 # | **You should know** | chapter 02 (skinning), 03 (rasteriser, labels) |
 # | **Reading** | 35 minutes |
 # | **Exercises** | six, about 65 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 3 min on two cores; 2 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 2 min on two cores; 2 GB of memory |
 # | **From the paper** | DAViD §3.1, §5, Appendix A, Figures 3, 10, 11 |
 #
 # **Letters.** C channels · F layers of a pixel, in the mesh faces · H W image · N strands, pixels or people · P points
@@ -79,13 +80,13 @@ plots.show_images([sample.image for sample in synth], columns=6, height=1.9)
 # |---|---|---|
 # | identity | face and body shape from a library of 3,572 scans | 10 shape coefficients of an open body model |
 # | skin | scanned textures, with wrinkle maps by expression | painted by formulas: tone, blush, freckles; no wrinkles |
-# | expression | a library | 52 facial actions: neutral, smile, open mouth, blink, random |
-# | pose | AMASS (bodies), MANO (hands), and more | families of poses with limits of the joints |
+# | expression | with the poses, from AMASS "and more" | 52 facial actions: smile, open mouth, blink, random ones |
+# | pose | AMASS (bodies), MANO (hands), "and more" | families of poses with limits of the joints |
 # | clothing | 50 tops | cut from the body's surface: shirts, jackets, trousers, skirts, shoes |
 # | hair | 548 styles of over 100,000 strands each | 13 styles (2 without hair); 6,000 strands, 12,000 below |
 # | accessories | 36 glasses, 57 pieces of headwear | 6 outlines of glasses, a cap, a beanie |
 # | environment | photographed light (HDRIs) and 3D environments | rooms, streets, a studio, made by formulas |
-# | light | the HDRI's | sun, overcast, indoor, studio, dusk, coloured lamps |
+# | light | "diverse", the HDRIs' among it | sun, overcast, indoor, studio, dusk, coloured lamps |
 # | camera | face, upper body, full body, in equal parts | the same |
 #
 # Said plainly: the paper's people are made of scans and of artists' assets, ours of formulas, and no one takes them for
@@ -169,7 +170,9 @@ plt.show()
 # %% [markdown]
 # *People by sex (of the body shape), age group and skin tone. Black: what the table asks for.*
 #
-# Hair is not in the table: it follows from the rest (grey with age, curls more often with dark skin), by chances that
+# These groups are crude, and ours: "sex" is what shape and clothes of a drawn person suggest, age is what the shape
+# suggests, and the tones are thirds of our palette by brightness. A table can only balance what somebody thought of
+# naming. Hair is not in it: it follows from the rest (grey with age, curls more often with dark skin), by chances that
 # we also wrote down. Here is what it comes to:
 
 # %%
@@ -431,10 +434,10 @@ plots.show_images(views, [*gallery, *[""] * len(gallery)], columns=len(gallery),
 # have?
 #
 # **The idea.** (A.1.) What the renderer hits is where some ray happens to meet some strand. From one pixel to the next
-# it is another strand, or another side of it: noise. No network can predict it, and no one needs it. What people mean
-# by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes find the
-# surface around them, a *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point. The
-# strands keep their outline, their depth and their alpha; only the normals come from the proxy.
+# it is another strand, or another side of it: the picture doesn't tell which, so for a network it is noise. What
+# people mean by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes
+# find the surface around them, a *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point.
+# The strands keep their outline, their depth and their alpha; only the normals come from the proxy.
 #
 # ### Exercise 09.4 — voxelise  ●●○ (12 min)
 #
