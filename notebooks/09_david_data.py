@@ -29,7 +29,7 @@
 # | **You should know** | chapter 02 (skinning), 03 (rasteriser, labels) |
 # | **Reading** | 35 minutes |
 # | **Exercises** | six, about 65 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 2 min on two cores; 2 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 1 min on two cores; 2 GB of memory |
 # | **From the paper** | DAViD §3.1, §5, Appendix A, Figures 3, 10, 11 |
 #
 # **Letters.** C channels · F layers of a pixel, in the mesh faces · H W image · N strands, pixels or people · P points
