@@ -87,8 +87,9 @@ def hair_on_skin(
 ) -> np.ndarray:
     """Albedo with beard, brows and shaved scalp; `above` (N,) metres over the hairline, `area` (N,) of a beard."""
     face, hair = face_points(), linear(style.brow_hair) * 0.8 + 0.01
-    albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(style, area, strokes))
-    albedo = mix(albedo, hair * 0.75, brow(p, face, strokes, style))
+    thin = 0.6 if style.strands else 1.0  # the strands do the rest
+    albedo = mix(albedo, albedo * 0.25 + hair * 0.55, beard(style, area, strokes) * thin)
+    albedo = mix(albedo, hair * 0.75, brow(p, face, strokes, style) * thin)
     if style.hair_style != "shaved":
         return albedo
     return mix(albedo, albedo * 0.35 + hair * 0.5, ramp(-0.006, 0.010, above) * (0.62 + 0.04 * strokes))
@@ -207,6 +208,8 @@ def paint_hair(style: Look, s: Samples, paint: Paint, tail: bool = False) -> Non
 def strand_colour(style: Look, clump: np.ndarray, fine: np.ndarray, lighter: np.ndarray, gaps: float) -> np.ndarray:
     """Albedo (3, N) of hair whose clumps and strands vary by noise; `gaps`: how dark it is between clumps."""
     base = linear(style.hair)
+    if style.strands:  # a core: quiet, and in the strands' shade
+        clump, fine, gaps = 0.3 * clump - 0.8, 0.4 * fine, 0.3 * gaps
     light = ramp(0.2, 1.8, lighter + 0.4 * fine) * style.hair_light
     value = (1 + 0.20 * clump + 0.22 * fine).clip(0.25, 1.8) * (1 - gaps + gaps * ramp(-1.6, 0.3, clump))
     return mix(base, base * 1.7 + 0.02, light) * value
@@ -240,7 +243,8 @@ def paint_curls(style: Look, s: Samples, paint: Paint) -> np.ndarray:
 
 def thin_hairline(style: Look, s: Samples, paint: Paint, strands: np.ndarray) -> None:
     """Near the hairline single strands leave the skin: there the pixel is skin, in colour and in class."""
-    skin = ramp(0.0050, 0.0, s.fields[2] + 0.0018 * strands)
+    edge_at = 0.012 if style.strands else 0.005
+    skin = ramp(edge_at, 0.0, s.fields[2] + 0.0018 * strands)
     paint.albedo = mix(paint.albedo, linear(style.skin), skin)
     paint.strand, paint.flesh = paint.strand * (1 - skin), np.maximum(paint.flesh, skin)
     paint.part = np.where(skin > 0.5, FACE_NECK, -1)
@@ -254,10 +258,16 @@ def paint_mannequin(style: None, s: Samples, paint: Paint) -> None:
     paint.albedo, paint.normal, paint.specular, paint.gloss = 0.34, s.normal, 0.02, 14.0
 
 
+def paint_frame(style: Look, s: Samples, paint: Paint) -> None:
+    """The frame of glasses: lacquered."""
+    paint.albedo, paint.normal = linear(style.glasses.frame), s.normal
+    paint.specular, paint.gloss = 0.06, 120.0
+
+
 PAINTERS = {
     "skin": paint_skin, "eye": paint_eye, "teeth": paint_teeth, "tongue": paint_tongue,
     "hair": paint_hair, "tail": lambda style, s, paint: paint_hair(style, s, paint, tail=True),
-    "cloth": paint_cloth, "mannequin": paint_mannequin,
+    "cloth": paint_cloth, "mannequin": paint_mannequin, "frame": paint_frame,
 }  # fmt: skip
 
 

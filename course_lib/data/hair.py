@@ -57,6 +57,9 @@ STYLES = {
 }
 
 
+CORE = 0.55  # of the hair's thickness: the mesh under strands
+
+
 @dataclass(frozen=True)
 class Head:
     """Where a head is: the axis that azimuths turn around, the eyes' height, its size."""
@@ -180,8 +183,20 @@ def add_hair(builder: Builder, person: Person) -> None:
 
 
 def add_cap(builder: Builder, person: Person, style: Style, reference: Head, own: Head, hat: bool) -> None:
-    """Hair on the scalp: thin at the hairline, full above it."""
+    """Hair on the scalp: thin at the hairline, full above it. Under strands, a core of it."""
     piece = scalp_piece(builder.body, style)
+    above = above_hairline(piece.base @ builder.template, reference, style)
+    moved = cap_moved(builder, person, style, reference, own, hat, piece)
+    if person.look.strands:
+        moved = moved * np.float32(0.8 if style.combed == "curls" else CORE)
+    surface = Surface("hair", PART_IDS["Hair"], person.look, two_sided=True)
+    builder.add(piece, surface, moved, above[:, None])
+
+
+def cap_moved(
+    builder: Builder, person: Person, style: Style, reference: Head, own: Head, hat: bool, piece: Piece
+) -> np.ndarray:
+    """How far (N, 3) the outside of the hair is from the scalp `piece`, at rest."""
     template, normals = piece.base @ builder.template, piece.base @ builder.shape.normals
     above = above_hairline(template, reference, style)
     thickness = cap_thickness(person, style, template, above, reference)
@@ -190,9 +205,7 @@ def add_cap(builder: Builder, person: Person, style: Style, reference: Head, own
         thickness = np.minimum(thickness, pressed)
     moved = outward(piece.base @ builder.shape.vertices, normals, own) * thickness[:, None]
     smooth = smoothing_matrix(piece.faces, len(above))
-    moved = smooth @ (smooth @ moved) + 0.0004 * normals
-    surface = Surface("hair", PART_IDS["Hair"], person.look, two_sided=True)
-    builder.add(piece, surface, moved.astype(np.float32), above[:, None])
+    return (smooth @ (smooth @ moved) + 0.0004 * normals).astype(np.float32)
 
 
 def cap_thickness(person: Person, style: Style, template: np.ndarray, above: np.ndarray, head: Head) -> np.ndarray:
@@ -286,8 +299,27 @@ class Sheet:
     locks: np.ndarray
 
 
-def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int = 24, columns: int = 84) -> None:
+def add_sheet(builder: Builder, person: Person, own: Head, hat: bool) -> None:
     """Hair that falls around the head from temple to temple: a bob, or long over back and chest."""
+    grid, sheet = sheet_grid(builder, person, own, hat)
+    if person.look.strands:
+        grid, sheet = sheet_core(grid, sheet, own)
+    rows, columns = grid.shape[:2]
+    rest = grid.reshape(-1, 3)
+    scalp = scalp_mask(builder.body)
+    forward = builder.template[scalp, 2].mean() - builder.shape.vertices[scalp, 2].mean()
+    t = np.broadcast_to(sheet.t, (rows, columns)).ravel()
+    occlusion = 0.9 + 0.1 * t
+    fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05)])
+    surface = Surface("hair", PART_IDS["Hair"], person.look, two_sided=True)
+    faces, where = grid_faces(rows, columns), rest + [0, 0, forward]
+    builder.add_free(rest, joint_weights(rest, builder), faces, where, fields, surface)
+
+
+def sheet_grid(
+    builder: Builder, person: Person, own: Head, hat: bool, rows: int = 24, columns: int = 84
+) -> tuple[np.ndarray, Sheet]:
+    """Where falling hair is at rest, (rows, columns, 3), and its coordinates."""
     look, rng = person.look, np.random.default_rng(person.seed)
     azimuth = np.linspace(np.radians(66), np.radians(294), columns)
     side = np.abs(np.angle(np.exp(1j * azimuth)))
@@ -295,15 +327,20 @@ def add_sheet(builder: Builder, person: Person, own: Head, hat: bool, rows: int 
     ends = sheet_ends(look, sheet, own) + rng.normal(0, 0.0035, columns)
     y = own.eye_y + 0.072 + (ends - own.eye_y - 0.072) * sheet.t  # (rows, columns)
     radius = sheet_radius(builder, look, sheet, own, y, hat, cloth_over(person))
-    rest = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + own.axis[1]], -1).reshape(-1, 3)
-    scalp = scalp_mask(builder.body)
-    forward = builder.template[scalp, 2].mean() - builder.shape.vertices[scalp, 2].mean()
-    t = np.broadcast_to(sheet.t, y.shape).ravel()
-    occlusion = 0.9 + 0.1 * t
-    fields = np.column_stack([np.full(len(rest), 9.0), occlusion, np.full(len(rest), 0.05)])
-    surface = Surface("hair", PART_IDS["Hair"], look, two_sided=True)
-    faces, where = grid_faces(rows, columns), rest + [0, 0, forward]
-    builder.add_free(rest, joint_weights(rest, builder), faces, where, fields, surface)
+    rest = np.stack([radius * np.sin(azimuth), y, radius * np.cos(azimuth) + own.axis[1]], -1)
+    return rest, sheet
+
+
+def sheet_core(grid: np.ndarray, sheet: Sheet, own: Head, inside: float = 0.004, margin: int = 3):
+    """The mesh under the strands of falling hair: a little narrower, shorter and nearer to the head."""
+    axis = np.array([0.0, 0.0, own.axis[1]])
+    away = (grid - axis) * [1, 0, 1]
+    grid = grid - inside * away / np.linalg.norm(away, axis=-1, keepdims=True)
+    rows = max(2, round(0.86 * len(grid)))
+    sheet = Sheet(
+        *(v[margin:-margin] for v in (sheet.azimuth, sheet.side)), sheet.t[:rows], sheet.locks[margin:-margin]
+    )
+    return grid[:rows, margin:-margin], sheet
 
 
 def sheet_ends(look: Look, sheet: Sheet, own: Head) -> np.ndarray:
@@ -361,32 +398,41 @@ def smooth_rows(grid: np.ndarray, times: int = 3) -> np.ndarray:
 
 def add_tail(builder: Builder, person: Person, style: Style, own: Head, rows: int = 18, columns: int = 16) -> None:
     """A ponytail that leaves the back of the head and falls, or a bun."""
-    look = person.look
-    back = head_radius(builder, own, np.array([np.pi]), 0.0, 0.06)[0]
     t, turn = np.linspace(0, 1, rows)[:, None], np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
-    height = own.eye_y + (0.035 if style.hangs == "tail" else 0.03 + 0.05 * look.hair_length)
-    if style.hangs == "tail":
-        length = 0.16 + 0.16 * look.hair_length
-        path_z = own.axis[1] - back + 0.012 - 0.055 * np.sin(np.pi * np.minimum(t * 1.6, 1) / 2) - 0.012 * t
-        path_y = height + 0.03 * np.sin(np.pi * np.minimum(t * 2.2, 1)) - length * t**1.4
-        width = 0.010 + 0.021 * smoothstep(0.05, 0.35, t) * (1 - 0.75 * smoothstep(0.5, 1.0, t))
-        y = path_y + width * 0.55 * np.cos(turn) * (1 - smoothstep(0.1, 0.4, t))
-        x, z = width * np.sin(turn) + 0 * t, path_z + width * 0.8 * np.cos(turn) * smoothstep(0.0, 0.4, t)
-    else:
-        radius = 0.030 + 0.012 * look.hair_volume
-        polar = np.pi * t
-        x = radius * 1.1 * np.sin(polar) * np.cos(turn)
-        y = height + radius * np.sin(polar) * np.sin(turn)
-        z = own.axis[1] - back - 0.35 * radius + radius * np.cos(polar) + 0 * turn
-    rest = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
+    size = (0.6 if style.hangs == "tail" else 0.88) if person.look.strands else 1.0
+    rest = tail_place(builder, person.look, style, own, t, turn, size).reshape(-1, 3)
     if style.hangs == "bun":
         rest = rest + (rest - rest.mean(0)) * (0.09 * relief(rest, person.seed, 0.025))[:, None]
     u = np.broadcast_to(turn, (rows, columns)).ravel() / (2 * np.pi)
     fields = np.column_stack(
         [np.full(len(rest), 9.0), np.full(len(rest), 0.9), u, np.broadcast_to(t, (rows, columns)).ravel()]
     )
-    surface = Surface("tail", PART_IDS["Hair"], look, two_sided=True)
+    surface = Surface("tail", PART_IDS["Hair"], person.look, two_sided=True)
     builder.add_free(rest, joint_weights(rest, builder, 0.5), grid_faces(rows, columns, True), rest, fields, surface)
+
+
+def tail_place(
+    builder: Builder, look: Look, style: Style, own: Head, t: np.ndarray, turn: np.ndarray, size: np.ndarray | float
+) -> np.ndarray:
+    """Points (..., 3) at rest of a ponytail or bun: t along it from 0 to 1, turn around it in radians, size as a share
+    of its radius."""
+    back = head_radius(builder, own, np.array([np.pi]), 0.0, 0.06)[0]
+    height = own.eye_y + (0.035 if style.hangs == "tail" else 0.03 + 0.05 * look.hair_length)
+    if style.hangs == "tail":
+        length = 0.16 + 0.16 * look.hair_length
+        path_z = own.axis[1] - back + 0.012 - 0.055 * np.sin(np.pi * np.minimum(t * 1.6, 1) / 2) - 0.012 * t
+        path_y = height + 0.03 * np.sin(np.pi * np.minimum(t * 2.2, 1)) - length * t**1.4
+        width = 0.010 + 0.021 * smoothstep(0.05, 0.35, t) * (1 - 0.75 * smoothstep(0.5, 1.0, t))
+        width = width * size
+        y = path_y + width * 0.55 * np.cos(turn) * (1 - smoothstep(0.1, 0.4, t))
+        x, z = width * np.sin(turn) + 0 * t, path_z + width * 0.8 * np.cos(turn) * smoothstep(0.0, 0.4, t)
+    else:
+        radius = 0.030 + 0.012 * look.hair_volume
+        polar, middle = np.pi * t, own.axis[1] - back - 0.35 * radius
+        x = radius * 1.1 * np.sin(polar) * np.cos(turn) * size
+        y = height + radius * np.sin(polar) * np.sin(turn) * size
+        z = middle + radius * np.cos(polar) * size + 0 * turn
+    return np.stack(np.broadcast_arrays(x, y, z), -1)
 
 
 def add_peak(builder: Builder, hat: Garment, own: Head, rows: int = 7, columns: int = 25) -> None:

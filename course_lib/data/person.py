@@ -27,6 +27,18 @@ HAIR_STYLES = (
 
 
 @dataclass(frozen=True)
+class Glasses:
+    """A pair of glasses. `size` scales the lenses; `dark` is how much light a lens takes away."""
+
+    shape: str = "round"  # one of glasses.OUTLINES
+    frame: Colour = (0.1, 0.1, 0.1)
+    thick: float = 0.0016  # metres: radius of the rim
+    tint: Colour = (0.3, 0.3, 0.3)
+    dark: float = 0.06
+    size: float = 1.0
+
+
+@dataclass(frozen=True)
 class Look:
     """What no garment covers. Amounts lie in [0, 1]; `female` and `age` (years) are what the body shape suggests."""
 
@@ -48,6 +60,8 @@ class Look:
     hair_length: float = 0.5
     hair_volume: float = 0.5
     parting: float = 0.0  # -1 on the right, 0 in the middle, 1 on the left
+    strands: int = 0  # on the head; 0 draws hair as a mesh
+    glasses: Glasses | None = None
 
 
 @dataclass(frozen=True)

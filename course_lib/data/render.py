@@ -6,7 +6,7 @@ covered, then averaged. Labels come from the surface that covers most of a pixel
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -17,10 +17,11 @@ from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import pixel_barycentrics
 from course_lib.data.appearance import paint_surface
 from course_lib.data.backgrounds import Background
+from course_lib.data.layers import Canvas, Fragments, Targets, lay_over, lens_fragments, strand_fragments
 from course_lib.data.lighting import Lights, ShadowMap, nearest, shadow_map, to_linear
 from course_lib.data.objects import ObjectMesh
 from course_lib.data.parts import PART_IDS, SKIN_CLASSES
-from course_lib.data.person import Person, PosedPeople, pose_people
+from course_lib.data.person import Glasses, Person, PosedPeople, pose_people
 from course_lib.data.shading import light, shade_background
 from course_lib.data.surfaces import DressedMesh, Surface, face_normals, pose_mesh, renumber
 from course_lib.data.texture import Paint, Samples
@@ -49,10 +50,19 @@ class Scene:
     casting: Tensor
     surfaces: list[Surface]
     owner: Tensor
+    strands: list = field(default_factory=list)  # for each person a list of strands.Strands
+
+    def layered(self) -> bool:
+        """Whether there are strands or lenses."""
+        return any(self.strands) or any(s.kind == "lens" for s in self.surfaces)
 
     def two_sided(self) -> np.ndarray:
         """Which faces (F,) are drawn from behind as well: cloth and hair."""
         return np.array([s.two_sided for s in self.surfaces]).take(self.surface)
+
+    def lenses(self) -> np.ndarray:
+        """Which faces (F,) let light through: they are no part of the opaque picture."""
+        return np.array([s.kind == "lens" for s in self.surfaces]).take(self.surface)
 
     def casters(self) -> tuple[Tensor, Tensor]:
         """The mesh that casts shadows: vertices (M, 3), faces (C, 3)."""
@@ -67,18 +77,19 @@ class Scene:
 
 def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Sequence[ObjectMesh]) -> Scene:
     """Dress and pose everyone, and put people and objects into one mesh."""
-    parts, surfaces, owner = [], [], []
+    parts, surfaces, owner, strands = [], [], [], []
     for index, person in enumerate(people):
         mesh = dress(person)
         parts.append(person_part(mesh, posed, index))
         surfaces += mesh.surfaces
+        strands.append(mesh.strands)
         owner += [index + 1] * len(mesh.surfaces)
     for thing in objects:
         parts.append(object_part(thing))
         surfaces.append(OBJECT)
         owner.append(0)
     if len(parts) == 1:
-        return Scene(**parts[0], surfaces=surfaces, owner=torch.tensor(owner))
+        return Scene(**parts[0], surfaces=surfaces, owner=torch.tensor(owner), strands=strands)
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
     surface_count = np.cumsum([0] + [int(p["surface"].max()) + 1 for p in parts])
     for part, vertices, number in zip(parts, vertex_count, surface_count, strict=False):
@@ -87,7 +98,7 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
     columns = {name: [p[name] for p in parts] for name in parts[0]}
     arrays = {name: np.concatenate(columns.pop(name), -1) for name in ("outward", "surface")}
     joined = {name: torch.cat(values) for name, values in columns.items()}
-    return Scene(**joined, **arrays, surfaces=surfaces, owner=torch.tensor(owner))
+    return Scene(**joined, **arrays, surfaces=surfaces, owner=torch.tensor(owner), strands=strands)
 
 
 def person_part(mesh: DressedMesh, posed: PosedPeople, index: int) -> dict[str, Tensor]:
@@ -151,7 +162,7 @@ class Hits:
 
 def visible_samples(scene: Scene, front: np.ndarray, camera: Camera, factor: int, behind: Tensor) -> Hits:
     """Rasterise at `factor` times the size; samples behind the background's depth (H, W) do not count."""
-    ids = np.flatnonzero(front | scene.two_sided())
+    ids = np.flatnonzero((front | scene.two_sided()) & ~scene.lenses())
     points = camera.to_camera(scene.vertices[None])
     top, bottom, left, right = window(points[0].numpy(), camera.K[0], behind.shape)
     height, width, K = bottom - top, right - left, camera.K - torch.tensor([[0.0, 0, left], [0, 0, top], [0, 0, 0]])
@@ -317,6 +328,7 @@ def render_scene(
     supersample: int = 2,
     posed: PosedPeople | None = None,
     every_sample: bool = False,
+    targets: Targets | None = None,
 ) -> dict[str, np.ndarray]:
     """Draw people with their labels, as numpy arrays.
 
@@ -324,7 +336,8 @@ def render_scene(
     objects in metres, inf elsewhere; scene_depth (H, W) with the background's; normals (H, W, 3) camera convention, 0
     outside; parts (H, W) and instances (H, W) uint8: 0 none, instances 1.. in the order given. A pixel is labelled when
     people cover half of it. Without a background the picture is black behind people. `every_sample` colours each of
-    the supersample^2 samples of a pixel on its own, instead of once a pixel and surface.
+    the supersample^2 samples of a pixel on its own, instead of once a pixel and surface. `targets` says what the labels
+    of hair and lenses are (`layers.Targets`).
     """
     if not people and not objects and background is None:
         raise ValueError("nothing to draw: give people, objects or a background")
@@ -342,13 +355,62 @@ def render_scene(
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
     shaded, result = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
+    labels = pick_labels(hits, shaded, result, scene.owner.numpy(), camera)
+    fragments, canvas = [], None
+    if scene.layered():
+        canvas = opaque_canvas(backdrop, behind, hits, shaded.colour, result, scene.owner.numpy(), supersample)
+        fragments = thin_fragments(scene, posed, camera, lights, shadow, canvas)
     average_into(backdrop, hits, shaded.colour, result)
-    return finish(backdrop, behind, pick_labels(hits, shaded, result, scene.owner.numpy(), camera), hits.pixel)
+    pictures = spread(labels, hits.pixel, behind.numel())
+    if fragments:
+        lay_over(canvas, Fragments.joined(fragments), targets or Targets(), camera.R[0].numpy(), backdrop, pictures)
+    return finish(backdrop, behind, pictures)
 
 
 def empty_background(size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Black, infinitely far away."""
     return torch.zeros(*size, 3), torch.full(size, torch.inf), torch.zeros(*size, 3)
+
+
+def opaque_canvas(
+    backdrop: np.ndarray,
+    behind: Tensor,
+    hits: Hits,
+    colour: np.ndarray,
+    result: np.ndarray,
+    owners: np.ndarray,
+    factor: int,
+) -> Canvas:
+    """Every sample of the opaque picture: the background (3, H W), and colours (3, M) by `result` (S, n) over it."""
+    (height, width), whole = behind.shape, np.ones((factor, factor), np.float32)
+    depth = np.kron(behind.numpy(), whole) + np.float32(0.05)
+    colours = backdrop.reshape(3, height, width).repeat(factor, 1).repeat(factor, 2).reshape(3, -1)
+    person = np.zeros(depth.size, bool)
+    row, column = np.divmod(hits.pixel, width)
+    for sample, (covered, which) in enumerate(zip(hits.covered, result, strict=True)):
+        cell = (row * factor + sample // factor) * (width * factor) + column * factor + sample % factor
+        cell = cell[covered]
+        depth.ravel()[cell], colours[:, cell] = hits.depth[sample, covered], colour[:, which[covered]]
+        person[cell] = owners.take(hits.surface[sample, covered]) > 0
+    return Canvas((height, width), factor, depth, colours, person)
+
+
+def thin_fragments(
+    scene: Scene, posed: PosedPeople, camera: Camera, lights: Lights, shadow: ShadowMap, canvas: Canvas
+) -> list[Fragments]:
+    """The fragments of everybody's strands and lenses that nothing opaque hides."""
+    found = [
+        strand_fragments(group, number + 1, posed, camera, lights, shadow, canvas)
+        for number, groups in enumerate(scene.strands)
+        for group in groups
+    ]
+    faces = np.flatnonzero(scene.lenses())
+    if len(faces):
+        surface = scene.surface[faces]
+        glasses = [getattr(s.style, "glasses", None) or Glasses() for s in scene.surfaces]
+        owner, faces = scene.owner.numpy()[surface], scene.faces.index_select(0, torch.from_numpy(faces))
+        found.append(lens_fragments(scene.vertices, faces, glasses, owner, surface, camera, lights, canvas))
+    return [fragments for fragments in found if fragments is not None]
 
 
 def average_into(image: np.ndarray, hits: Hits, colour: np.ndarray, result: np.ndarray) -> None:
@@ -385,15 +447,20 @@ def pick_labels(
     }  # fmt: skip
 
 
-def finish(
-    image: np.ndarray, behind: Tensor, labels: dict[str, np.ndarray], pixel: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """Spread labels (..., n) of the pixels (n,) over whole pictures, and add the depth of the whole scene."""
-    count = behind.numel()
+def spread(labels: dict[str, np.ndarray], pixel: np.ndarray | None, count: int) -> dict[str, np.ndarray]:
+    """Labels (..., n) of the pixels (n,) as labels (..., count) of all pixels."""
     pictures = {"depth": np.full(count, np.inf, np.float32), "normals": np.zeros((3, count), np.float32)}
     pictures |= {"alpha": np.zeros(count, np.float32)} | {n: np.zeros(count, np.uint8) for n in ("parts", "instances")}
     for name, values in labels.items():
         pictures[name][..., pixel] = values
+    return pictures
+
+
+def finish(
+    image: np.ndarray, behind: Tensor, labels: dict[str, np.ndarray], pixel: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Spread labels (..., n) of the pixels (n,) over whole pictures, and add the depth of the whole scene."""
+    pictures = labels if pixel is None and labels else spread(labels, pixel, behind.numel())
     pictures["image"] = image.clip(0, 1)
     pictures["scene_depth"] = np.minimum(pictures["depth"], behind.numpy().ravel())
     return {

@@ -241,8 +241,8 @@ def mesh_normals(vertices: np.ndarray, faces: np.ndarray, fans: sparse.csr_matri
 
 @dataclass(frozen=True)
 class Surface:
-    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, hair, tail, cloth; part: its class, or None
-    where skin decides by its joints; style: the Look or Garment that colours it."""
+    """One thing that is drawn in one way. kind: skin, eye, teeth, tongue, hair, tail, cloth, frame, lens; part: its
+    class, or None where skin decides by its joints; style: the Look or Garment that colours it."""
 
     kind: str
     part: int | None
@@ -271,6 +271,7 @@ class DressedMesh:
     fans: sparse.csr_matrix  # (N, F): the faces around each vertex
     skirt: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     leg_radii: tuple[float, float, float] = (0.09, 0.07, 0.06)  # metres at hip, knee and ankle, for the skirt's sake
+    strands: list = field(default_factory=list)  # of strands.Strands; none where hair is a mesh
 
 
 class Builder:
@@ -332,7 +333,7 @@ class Builder:
         fans = face_fans(arrays["faces"], self.count)
         classes = torch.from_numpy(weights @ class_matrix())
         points = base @ self.shape.vertices + arrays["displacement"]
-        casts = np.array([s.kind not in ("eye", "teeth", "tongue") for s in self.surfaces])[arrays["surface"]]
+        casts = np.array([s.kind not in ("eye", "teeth", "tongue", "lens") for s in self.surfaces])[arrays["surface"]]
         casting = coarse_faces(points, arrays["faces"][casts], arrays["surface"][casts])
         return DressedMesh(
             base=base,

@@ -9,9 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from course_lib.data.face import skin_fields
+from course_lib.data.glasses import add_glasses
 from course_lib.data.hair import add_hair, hairline
 from course_lib.data.parts import PART_IDS
 from course_lib.data.person import Body, Garment, Look, Person, load_body
+from course_lib.data.strands import grow_hair
 from course_lib.data.surfaces import (
     JOINT,
     Builder,
@@ -296,7 +298,11 @@ def dress_anew(person: Person) -> DressedMesh:
             over = [c for c, g in zip(covers, garments, strict=True) if g.layer > garment.layer and g.kind != "belt"]
             add_garment(builder, garment, np.logical_or.reduce(over) if over else None, person.seed + index)
     add_hair(builder, person)
-    return builder.build()
+    add_glasses(builder, person.look)
+    mesh = builder.build()
+    if person.look.strands:
+        mesh.strands = grow_hair(builder, person)
+    return mesh
 
 
 def add_mannequin(builder: Builder) -> None:

@@ -14,9 +14,12 @@ import torch
 from scipy.sparse import csr_matrix, diags
 
 from course_lib.chapters.cameras import Camera
+from course_lib.chapters.david_data import balancing_weights
 from course_lib.data import views
 from course_lib.data.backgrounds import Background, sample_background
+from course_lib.data.glasses import sample_glasses
 from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, visibility
+from course_lib.data.layers import Targets
 from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
 from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
@@ -72,6 +75,10 @@ class World:
     thing: Callable[[np.random.Generator, bool, bool], ObjectMesh] = sample_object  # outdoors, low -> an object
     pose: Callable[[np.random.Generator, Skeleton], tuple[str, np.ndarray]] | None = None  # -> its kind, pose (55, 3)
     reshape: Callable[[PosedPeople, list[str], list[Person]], PosedPeople] | None = None  # people once they are posed
+    # What chapter 09's worlds do in their own way:
+    draws: str = ""  # the world whose random numbers this one shares: scene i is the same there, but for what follows
+    targets: Targets = Targets()  # what labels say of hair and lenses
+    demographics: dict[str, dict[str, float]] = field(default_factory=dict)  # `GROUPS` -> shares of the cast
 
 
 WORLDS = {
@@ -94,6 +101,32 @@ LIGHTS = {
 }
 
 
+def with_strands(name: str, person: Person) -> tuple[str, Person]:
+    """Somebody with strands for hair, and one in three with glasses, which depend on the person alone."""
+    rng = np.random.default_rng([person.seed, 0x61A55])
+    glasses = sample_glasses(rng) if rng.random() < 0.33 else None
+    return name, dataclasses.replace(person, look=dataclasses.replace(person.look, strands=6000, glasses=glasses))
+
+
+# Set by hand: as many women as men, as many of each third of skin tones, every age
+DEMOGRAPHICS = {
+    "sex": {"female": 0.5, "male": 0.5},
+    "age": {"19-34": 0.4, "35-54": 0.35, "55-85": 0.25},
+    "skin": {"light": 1 / 3, "medium": 1 / 3, "dark": 1 / 3},
+}
+_SYNTH = World(
+    1_000_000, {1: 0.9, 2: 0.1}, {"room": 4, "outdoors": 4, "studio": 2, "plain": 1}, (0, 2), become=with_strands,
+    draws="synth", demographics=DEMOGRAPHICS,
+)  # fmt: skip
+WORLDS |= {
+    "synth": _SYNTH,
+    "synth-strand-normals": dataclasses.replace(_SYNTH, targets=Targets(hair="strand")),
+    "synth-lens": dataclasses.replace(_SYNTH, targets=Targets(lens=True)),
+    "synth-coarse": dataclasses.replace(_SYNTH, become=None),
+    "synth-scan": dataclasses.replace(_SYNTH, become=None, identities=100, smooth=True, draws=""),
+}
+
+
 @dataclass(frozen=True)
 class Scene:
     """All that a picture is rendered from. `people[frame]` are those of that moment; every camera sees every frame."""
@@ -107,6 +140,7 @@ class Scene:
     objects: list[ObjectMesh]
     place: str
     smooth: bool
+    targets: Targets = Targets()
 
 
 def world_named(name: str, split: str = "train") -> World:
@@ -149,7 +183,59 @@ def cast(world: World, name: str, split: str, seed: int, index: int) -> list[int
     block = [0xCA57, zlib.crc32(name.encode()), SPLITS.index(split), seed, index // BLOCK[split]]
     if world.cast:
         return world.cast(block, world.identities, split)
+    if world.demographics:
+        table = tuple((trait, tuple(shares.items())) for trait, shares in world.demographics.items())
+        return list(balanced_cast(tuple(block), min(world.identities, POOL), world.identities, split, table))
     return np.random.default_rng(block).choice(world.identities, CAST, replace=False).tolist()
+
+
+# ---------------------------------------------------------------- demographics
+
+POOL = 300  # candidates of whom a block's cast is drawn
+
+
+def tone(person: Person) -> str:
+    """The third of our skin tones that somebody's is in: light, medium or dark, by its brightness."""
+    brightness = float(np.mean(person.look.skin))
+    return "light" if brightness > 0.63 else "medium" if brightness > 0.445 else "dark"
+
+
+def age_group(person: Person) -> str:
+    """19-34, 35-54 or 55-85 years."""
+    return "19-34" if person.look.age < 35 else "35-54" if person.look.age < 55 else "55-85"
+
+
+GROUPS: dict[str, Callable[[Person], str]] = {
+    "sex": lambda person: "female" if person.look.female > 0.5 else "male",
+    "age": age_group,
+    "skin": tone,
+    "hair": lambda person: person.look.hair_style,
+}
+
+
+@lru_cache(maxsize=100_000)
+def traits(split: str, number: int) -> dict[str, str]:
+    """The group of person `number` of a split in each of GROUPS."""
+    rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
+    person = sample_person(rng, clothed=False)  # clothes are drawn last: nothing else changes
+    return {name: group(person) for name, group in GROUPS.items()}
+
+
+@lru_cache(maxsize=64)
+def balanced_cast(block: tuple[int, ...], pool: int, identities: int, split: str, table: tuple) -> tuple[int, ...]:
+    """The people of a block, drawn from a pool of candidates so that they follow a table of shares: of several traits,
+    a group's share is the product. ValueError if the table has a trait that GROUPS lacks, or leaves nobody."""
+    unknown = [trait for trait, _ in table if trait not in GROUPS]
+    if unknown:
+        raise ValueError(f"demographics know {', '.join(GROUPS)}, not {unknown[0]!r}")
+    rng = np.random.default_rng(block)
+    candidates = rng.choice(identities, pool, replace=False)
+    groups = [tuple(traits(split, int(number))[trait] for trait, _ in table) for number in candidates]
+    shares = {
+        "/".join(g): float(np.prod([dict(s).get(v, 0) for v, (_, s) in zip(g, table, strict=True)])) for g in groups
+    }
+    weights = balancing_weights(["/".join(g) for g in groups], shares)
+    return tuple(rng.choice(candidates, min(CAST, int((weights > 0).sum())), replace=False, p=weights).tolist())
 
 
 @dataclass
@@ -564,9 +650,11 @@ def sample_scene(
     motion: str = "still",
 ) -> tuple[Scene, list[PosedPeople]]:
     """Everything about scene `index`, and its posed people for each frame (an empty list without people)."""
-    world, rng = world_named(world_name, split), scene_rng(world_name, split, seed, index)
+    world = world_named(world_name, split)
+    stream = world.draws or world_name
+    rng = scene_rng(stream, split, seed, index)
     place = draw(rng, world.places)
-    actors = sample_actors(rng, world, split, cast(world, world_name, split, seed, index), motion, frames)
+    actors = sample_actors(rng, world, split, cast(world, stream, split, seed, index), motion, frames)
     if not actors:
         return empty_scene(rng, world, place, size, view_count, frames), []
     posed = put_on_floor(actors, rng, world)
@@ -584,7 +672,9 @@ def sample_scene(
     lights, background = surroundings(rng, place, eyes, cloud, objects)
     names, families = zip(*((actor.name, actor.family) for actor in actors), strict=True)
     people, words = [[a.at(frame) for a in actors] for frame in range(frames)], f"{place}/{lights.kind}/{framing}"
-    scene = Scene(people, list(names), list(families), cameras, background, lights, objects, words, world.smooth)
+    scene = Scene(
+        people, list(names), list(families), cameras, background, lights, objects, words, world.smooth, world.targets
+    )
     return scene, [smoothed(p) for p in posed] if world.smooth else posed
 
 
@@ -675,6 +765,7 @@ def render_samples(
                 scene.objects,
                 supersample,
                 posed=moment,
+                targets=scene.targets,
             )
             number = (index * frames + frame) * len(scene.cameras) + view
             sample = label(scene, picture, camera, moment, frame, formats or tuple(FORMATS))
