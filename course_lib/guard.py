@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from types import CodeType, ModuleType
 from typing import BinaryIO
@@ -251,10 +252,22 @@ def _pack(function: Callable) -> bytes:
     if own_file:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return cloudpickle.dumps(function)
+        packed = io.BytesIO()
+        _Pickler(packed).dump(function)
+        return packed.getvalue()
     finally:
         if own_file:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _code_with_its_file(code: CodeType) -> tuple:
+    """How a function's code is pickled. From 3.1.3 on cloudpickle forgets its file, which verdicts quote lines from."""
+    make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return make, tuple(code.co_filename if value == "<dynamic-code>" else value for value in arguments)
+
+
+class _Pickler(cloudpickle.Pickler):
+    dispatch_table = ChainMap({CodeType: _code_with_its_file}, cloudpickle.Pickler.dispatch_table)
 
 
 def _why_unsendable(function: Callable, error: Exception) -> str:
