@@ -37,7 +37,6 @@
 # %%
 # %matplotlib inline
 from collections import Counter
-from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import sympy
@@ -51,7 +50,7 @@ plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.ri
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -65,7 +64,8 @@ from torch.nn.functional import affine_grid, avg_pool2d
 from torch.nn.functional import normalize as unit
 
 from course_lib.chapters import sapiens_dense
-from course_lib.chapters.sapiens_dense import looked_up, pseudo_normals, unpacked
+from course_lib.chapters.sapiens_dense import DensePredictor, looked_up, pseudo_normals, unpacked
+from course_lib.chapters.sapiens_pose import load_pretrained
 from course_lib.exercises import check, exercise
 from course_lib.recipe import Batch, Recipe, Stream
 
@@ -850,7 +850,7 @@ read = SynthHuman(release.name)
 print(sorted(path.name for path in read.folder.iterdir())[:4], "...")
 
 # %%
-shown = next(index for index, sample in enumerate(read) if np.isfinite(sample.depth).mean() > 0.1)
+shown = max(range(len(read)), key=lambda index: np.isfinite(read[index].depth).mean())  # the nearest person
 ours, theirs = crowd[shown], read[shown]
 known = np.isfinite(ours.depth)
 assert (known == np.isfinite(theirs.depth)).all() and np.abs(ours.depth[known] - theirs.depth[known]).max() < 1e-5
@@ -1533,9 +1533,17 @@ class Config:
 WORLDS_OF = {"proxy": "synth", "strand": "synth-strand-normals"}  # the same pictures, another truth
 
 
+def begun(network: sapiens_dense.Config, pretrained: dict[str, Tensor]) -> DensePredictor:
+    """A predictor whose encoder is a masked autoencoder's, trained on squares of any size."""
+    model, side = DensePredictor(network), math.isqrt(pretrained["pos_embed"].shape[1])
+    load_pretrained(model.encoder, pretrained, (side, side))
+    return model
+
+
 def recipe(config: Config, stream: Stream | None, pretrained: dict[str, Tensor] | None = None) -> Recipe:
     """Chapter 08's fine-tuning of a predictor of normals, on batches of `augmented`."""
-    return sapiens_dense.recipe(config.network, stream, pretrained)
+    plain = sapiens_dense.recipe(config.network, stream)
+    return plain if pretrained is None else replace(plain, model=partial(begun, config.network, pretrained))
 
 
 # %% tags=["export"]
@@ -1582,6 +1590,17 @@ held = list(people_samples("synth", tested, side, "test"))
 assert all(torch.equal(train["proxy"][name], train["strand"][name]) for name in ("image", "alpha", "depth"))
 apart = (train["proxy"]["normals"] != train["strand"]["normals"]).any(1).float().mean()
 print(f"{len(held)} held-out pictures; the truths differ in {apart:.1%} of the pixels")
+
+# %%
+differ = (train["proxy"]["normals"] != train["strand"]["normals"]).any(1).flatten(1).sum(1)
+most = differ.argsort(descending=True)[: pick(smoke=2, laptop=6)].tolist()
+rows = [[train["proxy"]["image"][i].numpy() / 255 for i in most]]
+rows += [[plots.colour_normals(train[hair]["normals"][i].permute(1, 2, 0).numpy() / 127) for i in most]
+         for hair in ("strand", "proxy")]  # fmt: skip
+plots.show_images([picture for row in rows for picture in row], columns=len(most), height=1.5)
+
+# %% [markdown]
+# *The training target before (middle) and after (below).*
 
 # %%
 models, losses = {}, {}

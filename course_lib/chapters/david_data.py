@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,10 +17,12 @@ from torch.nn.functional import affine_grid, avg_pool2d
 
 from course_lib.chapters import sapiens_dense
 from course_lib.chapters.sapiens_dense import (
+    DensePredictor,
     looked_up,
     pseudo_normals,
     unpacked,
 )
+from course_lib.chapters.sapiens_pose import load_pretrained
 from course_lib.recipe import Batch, Recipe, Stream
 
 
@@ -427,9 +429,18 @@ WORLDS_OF = {"proxy": "synth", "strand": "synth-strand-normals"}  # the same pic
 
 
 # Chapter 09, section "7 What the truth teaches"
+def begun(network: sapiens_dense.Config, pretrained: dict[str, Tensor]) -> DensePredictor:
+    """A predictor whose encoder is a masked autoencoder's, trained on squares of any size."""
+    model, side = DensePredictor(network), math.isqrt(pretrained["pos_embed"].shape[1])
+    load_pretrained(model.encoder, pretrained, (side, side))
+    return model
+
+
+# Chapter 09, section "7 What the truth teaches"
 def recipe(config: Config, stream: Stream | None, pretrained: dict[str, Tensor] | None = None) -> Recipe:
     """Chapter 08's fine-tuning of a predictor of normals, on batches of `augmented`."""
-    return sapiens_dense.recipe(config.network, stream, pretrained)
+    plain = sapiens_dense.recipe(config.network, stream)
+    return plain if pretrained is None else replace(plain, model=partial(begun, config.network, pretrained))
 
 
 # Chapter 09, section "7 What the truth teaches"
@@ -447,4 +458,4 @@ CONFIGS = {
 }  # fmt: skip
 
 
-# course build sealed the text above: 812c91e26c58a4c6
+# course build sealed the text above: fedae6177a9dfccf
