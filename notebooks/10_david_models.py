@@ -15,10 +15,10 @@
 # %% [markdown]
 # # Chapter 10: DAViD, the models
 #
-# Sapiens needs three networks with billions of weights, and 300 million photographs before the first label. DAViD asks
-# what happens if one turns this around: few pictures, but with exact labels (chapter 09 makes them), and one middling
-# network for three tasks. For each pixel it says how far away it is, which way the surface faces, and how much of the
-# pixel is a person at all.
+# Sapiens takes a network of up to two billion weights for each task, and 300 million photographs before the first
+# label. DAViD asks what happens if one turns this around: few pictures, but with exact labels (chapter 09 makes them),
+# and one middling network for three tasks. For each pixel it says how far away it is, which way the surface faces, and
+# how much of the pixel is a person at all.
 #
 # A transformer sees the whole picture, but coarsely; a few convolutions see every hair, but nothing else. DAViD's
 # network lets each do what it can, and joins them. You build it here, and hold it to the paper's own numbers, which
@@ -404,6 +404,38 @@ def doubled(picture: Tensor) -> Tensor:
 
 
 # %% [markdown]
+# The paper's Base network with a picture of 512 × 512, every map drawn as large as it is:
+
+# %%
+BASE = Config(384, 16, 768, 12, 12, 256, (96, 192, 384, 768), (80, 80, 96, 192, 256), 512, 1, 1, 1)
+with torch.device("meta"):
+    model, images = David(BASE), torch.empty(1, 3, 512, 512)
+encoded, details = model.encode(images), model.resizer(images)
+decoded, before = [], None
+for block, picture, detail in reversed(list(zip(model.decoder, encoded, details, strict=True))):
+    before = block(picture, detail, before)
+    decoded.insert(0, before)
+
+# %%
+columns = {"encoder, $e^l$": encoded, "resizer, $r^l$": details, "decoder, $d^l$": decoded}
+figure, ax = plt.subplots(figsize=(7.5, 5), layout="constrained")
+for place, (name, maps) in enumerate(columns.items()):
+    x = 1.9 * place
+    ax.text(x + 0.2, 0.75, name, ha="center", weight="bold")
+    for y, found in zip((0, -1, -2, -3), maps, strict=True):
+        side = 0.8 * found.shape[-1] / 256
+        ax.add_patch(plt.Rectangle((x - side / 2, y - side / 2), side, side, color=f"C{place}", alpha=0.6))
+        ax.text(x + 0.47, y, f"{found.shape[1]} × {found.shape[-1]}²", va="center", fontsize=9)
+for level in (1, 2, 3, 4):
+    ax.text(-1.0, 1 - level, f"level {level}", va="center", fontsize=9)
+ax.set(xlim=(-1.1, 5.2), ylim=(-3.3, 1.0), aspect="equal")
+ax.axis("off")
+plt.show()
+
+# %% [markdown]
+# *Channels × side². The encoder's maps (from 24 × 24 tokens) are small whatever comes in; the decoder's have the
+# resizer's sizes. It runs from below to above, and a head doubles the uppermost to 512.*
+#
 # ### How large, and how dear?
 #
 # The paper has its network in three sizes and with one head or three. (ViT-Small occurs in Table 4c only; its numbers
@@ -1088,8 +1120,8 @@ for name, (rmse, absrel) in ABSREL.items():
     print(f"{name:14s} RMSE / AbsRel: {rmse / absrel:5.1f}")
 
 # %% [markdown]
-# A face seen from 16 metres and a body from 37, in a capture dome of a few metres? Goliath's RMSE must be in
-# decimetres, Hi4D's in metres (others who measured it found the factor of 10, too). Then "averaged over all" adds
+# A face seen from 16 metres and a body from 37, in a capture dome of a few metres? It fits if Goliath's RMSE is in
+# decimetres and Hi4D's in metres (others who measured it found the factor of 10, too). Then "averaged over all" adds
 # decimetres to metres. Read AbsRel, which has no unit.
 #
 # **Sixteen times faster?** "∼16× faster (measured in MACs)" than Sapiens-2B, says §4.3; the model cards have the
