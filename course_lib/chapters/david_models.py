@@ -268,8 +268,10 @@ SINGLE, TRIPLE = 500 / 96, 528 / 96  # days: GPU hours of the model cards on 4 G
 CONFIGS = {
     "smoke": Config(24, 8, 32, 2, 2, 16, (8, 8, 16, 16), (4, 4, 8, 8, 8), picture=32, pictures=8, batch_size=4,
                     steps=4, warmup=2, precision="fp32"),
-    "laptop": Config(96, 8, 192, 6, 6, **SMALL, picture=128, pictures=1000, batch_size=16, steps=250, **LIGHT),
-    "shipped": Config(96, 8, 192, 6, 6, **SMALL, picture=128, pictures=6000, batch_size=16, steps=8000, **LIGHT),
+    "laptop": Config(96, 8, 192, 6, 6, **SMALL, picture=128, pictures=1000, batch_size=16, steps=250, lr=2e-3,
+                     **LIGHT),
+    "shipped": Config(96, 8, 192, 6, 6, **SMALL, picture=128, pictures=6000, batch_size=16, steps=8000, lr=1.5e-3,
+                      warmup=100, **LIGHT),
     "gpu": Config(192, 16, 384, 12, 6, 128, (48, 96, 192, 384), (32, 32, 64, 96, 128), picture=256, pictures=12_000,
                   batch_size=64, steps=6000, warmup=200, lr=5e-4, layer_decay=0.85),
     "david-small": paper_config("small"),
@@ -638,4 +640,4 @@ def lifted(depth: Tensor, mask: Tensor, K: Tensor, near: float, far: float) -> T
     return unproject(metres[None], K[None])[0][:, mask].T  # (M, 3)
 
 
-# course build sealed the text above: 168a1cebe83dcc9e
+# course build sealed the text above: a09f45325a6c3de8
