@@ -530,7 +530,7 @@ def counted(config):
 # %%
 MIB = 2**20 / 4  # weights of 4 bytes in a MiB
 CARDS = {"base": (428.42, 172.4), "large": (1314.13, 331.5), "multitask": (1316.66, 389.9)}  # MiB, GMACs
-shown = pick(smoke=("large", "multitask"), laptop=("small", *CARDS))
+shown = pick(smoke=("base",), laptop=("small", *CARDS))
 ours = {size: counted(CONFIGS[f"david-{size}"]) for size in shown}
 print(f"{'':10s}{'weights, M':>12s}{'their file':>12s}{'GMACs':>8s}{'as profilers do':>17s}{'their card':>12s}")
 for size, (weights, exact, charged) in ours.items():
@@ -540,7 +540,7 @@ for size, (weights, exact, charged) in ours.items():
     if size in CARDS:
         assert abs(weights / 1e6 / theirs - 1) < 0.01 and abs(charged / card - 1) < 0.05
 heads = sum(p.numel() for channels in (3, 1) for p in Head(256, channels).parameters())
-assert ours["multitask"][0] - ours["large"][0] == heads
+assert scale() == "smoke" or ours["multitask"][0] - ours["large"][0] == heads
 print(f"two heads: {heads:,} weights; the files differ by {2.53 * MIB:,.0f}")
 
 # %% [markdown]
