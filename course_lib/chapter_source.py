@@ -22,7 +22,7 @@ ABSOLUTE_PATH = re.compile(
 )
 EXPORTABLE = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
 # What exported code may import: the floors below the chapters (and Study and Shipped, which only describe a run).
-EXPORT_PACKAGES = {"torch", "numpy", "scipy", "skimage", "einops", "kornia", "PIL", *sys.stdlib_module_names}
+EXPORT_PACKAGES = {"torch", "numpy", "scipy", "skimage", "einops", *sys.stdlib_module_names}
 EXPORT_COURSE_MODULES = {"course_lib.paths", "course_lib.recipe", "course_lib.shipped", "course_lib.study"}
 
 
