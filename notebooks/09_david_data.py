@@ -1455,8 +1455,8 @@ assert sympy.solve(sympy.diff(gain, angle), angle)[0] == 0 and mean == [0, sympy
 
 # %% [markdown]
 # *Towards us*, wherever the strand lies on the head: sideways nothing is left, and of the way towards us $\pi/4$. So we
-# expect a network trained on strand normals to say that hair is flat and faces the camera, and to have learned nothing
-# about the shape of a hairdo. The claim can be tested: **two networks, same pictures, same steps, same start; only the
+# expect a network trained on strand normals to say that hair faces the camera, and to have learned little about the
+# shape of a hairdo. The claim can be tested: **two networks, same pictures, same steps, same start; only the
 # truth about hair differs**.
 #
 # The network is chapter 08's predictor of normals, its pictures go through section 6.
@@ -1594,12 +1594,23 @@ for name, answer in rules.items():
 if scale() != "smoke":
     assert off["from the proxy"]["hair"] < off["learned from strands"]["hair"]
 
+# %% [markdown]
+# *Mean angles in degrees to the smooth truth, and on hair to the direction towards us.* On faces, where both truths are
+# the same, the two networks are equally good. On hair the one that learned from strands is off by half as much again,
+# and leans towards us, as equation 09.9 foretold: it has seen the same pictures, and doesn't know that hair is round.
+# (It doesn't face us wholly, and it need not: of a strand that runs away from us the mean normal is only as much
+# towards us as is *across* the strand.) So A.1 is no cosmetics: the proxy is what makes the shape of hair learnable.
+
 # %%
 best = where["hair"].flatten(1).sum(1).argsort(descending=True)[: pick(smoke=2, laptop=6)].tolist()
 rows = [[held[i].image for i in best]]
 rows += [[plots.colour_normals(maps[i].permute(1, 2, 0).numpy() * (parts[i] > 0).numpy()[..., None]) for i in best]
          for maps in (truth, answers["strand"], answers["proxy"])]  # fmt: skip
 plots.show_images([picture for row in rows for picture in row], columns=len(best), height=1.6)
+
+# %% [markdown]
+# *From above: people whom neither has seen; the truth; what the network says that learned from strands; and the one
+# from the proxy.* Look at the crowns: green is up, and only the last row has it.
 
 # %% [markdown]
 # ## 8 What it costs

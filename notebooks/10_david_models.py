@@ -52,7 +52,7 @@ plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.ri
 
 # %% tags=["export"]
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -63,8 +63,8 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, co
 from torch.nn.functional import normalize as unit
 
 from course_lib.chapters import sapiens_dense
+from course_lib.chapters.david_data import Augmentation, augmented, packed, unpacked
 from course_lib.chapters.sapiens_dense import relative_depth, unproject
-from course_lib.chapters.sapiens_pose import recoloured
 from course_lib.chapters.sapiens_pretraining import normalize
 from course_lib.chapters.transformers import VisionTransformer, resize_position_embedding
 from course_lib.exercises import TODO, check, exercise
@@ -106,7 +106,7 @@ plots.show_images(pictures, ["the picture", "soft foreground", "depth", "normals
 # foreground.
 
 # %% tags=["export"]
-WORLD = "wild"  # whose people the chapter trains and tests on
+WORLD = "synth"  # whose people the chapter trains and tests on
 TASKS = ("depth", "normals", "alpha")
 CHANNELS = {"depth": 1, "normals": 3, "alpha": 1}  # numbers a pixel
 
@@ -118,7 +118,7 @@ class Config:
 
     size: side of the square that the encoder sees. features: channels of the decoder. reassembled: of the tokens'
     pictures, levels 1 to 4. resizer: of its stem and its four blocks; () for none, which is DPT. picture: side of the
-    training pictures. laplacian, gradient: weights in equations 3 and 4. zoom: smallest and largest scale.
+    training pictures. laplacian, gradient: weights in equations 3 and 4. augmentation: chapter 09's.
     """
 
     size: int
@@ -140,7 +140,7 @@ class Config:
     layer_decay: float = 1.0
     laplacian: float = 0.5
     gradient: float = 0.5
-    zoom: tuple[float, float] = (0.8, 1.25)
+    augmentation: Augmentation = Augmentation()
     world: str = WORLD
     precision: str = "bf16"
     checkpoint_blocks: bool = False
@@ -1151,33 +1151,12 @@ assert round(663 / 331.5, 2) == 2 and round(hours["Sapiens-2B, pretraining"] / 5
 #
 # ## 5 The run
 #
-# **The data.** People of chapter 09's kind, here of the world `wild`, with foreground, depth and normals. A pixel
-# counts as human for depth and normals if more than half of it is (α > ½, our choice).
+# **The data.** Chapter 09's people, of the world `synth`, with soft foreground, depth and normals, through chapter 09's
+# augmentation. A pixel counts as human for depth and normals if more than half of it is (α > ½, our choice).
 
 # %% tags=["export"]
 HUMAN = 0.5  # a pixel is human if more of it is
 
-
-# ------------------------------------------------------- the one place where the chapter before comes in
-def packed(sample) -> Batch:
-    """A rendered sample as small integers: image (3, H, W) and alpha (H, W) uint8, depth (H, W) float32 in metres, 0
-    where nobody is, normals (3, H, W) int8. ValueError for NaN pixels, a missing label."""
-    return {name: values for name, values in sapiens_dense.packed(sample).items() if name != "parts"}
-
-
-def unpacked(batch: Batch) -> Batch:
-    """A batch of `packed` -> floats: image and alpha in [0, 1], depth in metres, unit normals."""
-    return sapiens_dense.unpacked(batch)
-
-
-def augmented(config: Config, batch: Batch, generator: torch.Generator) -> Batch:
-    """A batch of one sample of `packed` -> floats, zoomed, shifted and recoloured at random, config.picture² pixels."""
-    moves = replace(sapiens_dense.CONFIGS["laptop"], size=(config.picture,) * 2, zoom=config.zoom, turn=0.0)
-    moved = sapiens_dense.warped(moves, unpacked(batch), generator)
-    return moved | {"image": recoloured(moved["image"], generator)}
-
-
-# ------------------------------------------------------- from here on nothing depends on where the data are from
 
 # %% tags=["export"]
 def targets(batch: Batch) -> Batch:
@@ -1191,7 +1170,7 @@ def targets(batch: Batch) -> Batch:
 
 def training_sample(config: Config, batch: Batch, generator: torch.Generator) -> Batch:
     """A batch of one of `packed` -> one of `targets`, augmented."""
-    return targets(augmented(config, batch, generator))
+    return targets(augmented(config.augmentation, (config.picture, config.picture), batch, generator))
 
 
 def transform(config: Config) -> Callable:
@@ -1607,21 +1586,19 @@ print(f"{1 / min(times):.1f} pictures a second on {run_info(0)['hardware']}")
 # ### The paper's ablations
 #
 # Table 4, at our scale: small networks on 64 pixels, from a random start, three seeds each; all are measured on the
-# same people. **Data source** (4a): the full labels; people as a scanner sees them (world `scan`, smoothed geometry, no
-# thin structures); the same pictures with *coarse* labels, blurred by two pixels. **Size of the data** (4b): 20, 50 and
-# 100 %. **Size of the network** (4c). **One network or three** (4d): one with three heads; three of the same size;
-# three that have as many weights *together*. A difference counts if the means are farther apart than the sum of the
-# spreads.
+# same people. **Data source** (4a): `synth`; `synth-scan`, people as a scanner sees them (a hundred, smoothed, no thin
+# structures); `synth-coarse`, the scenes of `synth` with hair as a mesh. **Size of the data** (4b): 20, 50 and 100 %.
+# **Size of the network** (4c). **One network or three** (4d): one with three heads; three of the same size; three that
+# have as many weights *together*. A difference counts if the means are farther apart than the sum of the spreads.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
 class Arm:
     """One arm of a study: a model of these tasks, or (`split`) one for each of them, trained from a random start on
-    `pictures` of a world whose labels are blurred by `blur` pixels; measured on `tested` pictures of WORLD."""
+    `pictures` of a world; measured on `tested` pictures of WORLD."""
 
     world: str = WORLD
     pictures: int = 3000
-    blur: float = 0.0
     tasks: tuple[str, ...] = TASKS
     split: bool = False
     size: int = 64
@@ -1647,6 +1624,7 @@ def arm_config(arm: Arm, tasks: tuple[str, ...], steps: int) -> Config:
 
 # %% tags=["export"]
 DATA = (f"{WORLD}-train-coco17-64-3000", f"{WORLD}-test-coco17-64-300")
+OTHERS = ("synth-scan-train-coco17-64-3000", "synth-coarse-train-coco17-64-3000")
 
 
 def question(name: str, title: str, arms: dict[str, Arm], data: tuple[str, ...] = DATA) -> Study:
@@ -1654,12 +1632,12 @@ def question(name: str, title: str, arms: dict[str, Arm], data: tuple[str, ...] 
     return Study(f"10.{name}", title, arms, f"{RUNS}:compare", 600, data=data)
 
 
-SOURCES = {"full": Arm(), "scan": Arm(world="scan"), "coarse": Arm(blur=2.0)}
+SOURCES = {"full": Arm(), "scan": Arm(world="synth-scan"), "coarse": Arm(world="synth-coarse")}
 COUNTED = {"20%": Arm(pictures=600), "50%": Arm(pictures=1500), "100%": Arm()}
 LADDER = {"small": Arm(width=48, features=16), "middle": Arm(), "large": Arm(width=144, depth=6, heads=6, features=48)}
 JOINED = {"multi": Arm(), "three": Arm(split=True), "three-thirds": Arm(split=True, width=52, features=20)}
 STUDIES = {
-    "source": question("source", "where the data are from (Table 4a)", SOURCES, (*DATA, "scan-train-coco17-64-3000")),
+    "source": question("source", "where the data are from (Table 4a)", SOURCES, DATA + OTHERS),
     "data_size": question("data_size", "how many pictures (Table 4b)", COUNTED),
     "model_size": question("model_size", "how large the network is (Table 4c)", LADDER),
     "multitask": question("multitask", "one network or three (Table 4d)", JOINED),

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 
 from course_lib import metrics
 from course_lib.chapters import david_models
+from course_lib.chapters.david_data import packed, unpacked
 from course_lib.data.sets import rendered
 from course_lib.data.streams import TensorStream
 from course_lib.recipe import Batch
@@ -23,7 +23,7 @@ from course_lib.shipped import note_data, round_weights, train
 from course_lib.studies.sapiens import TESTED, Metrics, device_of, in_memory, shipped_encoder
 from course_lib.studies.sapiens_tasks import best_planes
 
-LABELS = ("image", "alpha", "depth", "normals", "parts")  # parts: chapter 08's `packed` asks for them
+LABELS = ("image", "alpha", "depth", "normals")
 LEAST_HUMAN = 0.003  # pictures with a smaller share of human pixels are not measured
 THRESHOLDS = torch.linspace(0.02, 0.8, 40)  # distances of colours that the baseline tries
 SHADE = 64  # pictures on which it tries them
@@ -44,7 +44,7 @@ def answers(model: nn.Module, images: Tensor, size: int = 16) -> dict[str, Tenso
 def held_out(tensors: Batch) -> Batch:
     """`packed` tensors (N, ...) to measure on, as floats, and human (N, H, W), bool; pictures with hardly anybody are
     left out. ValueError where none is left."""
-    batch = david_models.unpacked(tensors)
+    batch = unpacked(tensors)
     human = (batch["alpha"] > david_models.HUMAN) & (batch["depth"] > 0) & (batch["normals"].norm(dim=1) > 0.5)
     enough = human.float().mean((1, 2)) >= LEAST_HUMAN
     if not enough.any():
@@ -113,7 +113,7 @@ def all_metrics(found: dict[str, Tensor], held: Batch, threshold: float | None =
 # ------------------------------------------------------------------------------------------------- shipped
 def packed_set(folder: Path) -> Batch:
     """`packed` of a data set, held in memory once."""
-    return in_memory(folder, david_models.packed, LABELS)
+    return in_memory(folder, packed, LABELS)
 
 
 def multitask(config, folder: Path) -> tuple[nn.Module, Metrics]:
@@ -126,7 +126,7 @@ def multitask(config, folder: Path) -> tuple[nn.Module, Metrics]:
     stream = TensorStream(tensors, transform=david_models.transform(config))
     run = train(david_models.recipe(config, stream, shipped_encoder()), folder / "fit")
     model = round_weights(run.model).eval()
-    held, few = held_out(packed_set(test)), david_models.unpacked({n: x[:SHADE] for n, x in tensors.items()})
+    held, few = held_out(packed_set(test)), unpacked({n: x[:SHADE] for n, x in tensors.items()})
     return model, all_metrics(answers(model, held["image"]), held, colour_threshold(few["image"], few["alpha"]))
 
 
@@ -140,7 +140,7 @@ def compare(arm, seed: int, steps: int) -> Metrics:
     all its models together."""
     arm = shrunk(arm) if scale() == "smoke" else arm
     held = held_out(packed_set(rendered(david_models.WORLD, arm.tested, arm.size, "test")))
-    tensors = coarsened(packed_set(rendered(arm.world, pick(**POOL), arm.size)), arm.blur)
+    tensors = packed_set(rendered(arm.world, pick(**POOL), arm.size))
     if arm.pictures > len(tensors["image"]):
         raise ValueError(f"{arm.pictures} pictures are more than the {len(tensors['image'])} that are rendered")
     tensors = {name: values[: arm.pictures] for name, values in tensors.items()}
@@ -167,24 +167,3 @@ def trained(config, tensors: Batch, seed: int) -> nn.Module:
     stream = TensorStream(tensors, seed, david_models.transform(config))
     recipe = dataclasses.replace(david_models.recipe(config, stream), seed=seed)
     return train(recipe, None, progress=False).model.eval()
-
-
-def coarsened(tensors: Batch, sigma: float) -> Batch:
-    """Labels as a coarse mesh would give them: foreground, depth and normals under a Gaussian of sigma pixels, the
-    latter two within the person; sigma 0 changes nothing."""
-    return tensors if sigma == 0 else {"image": tensors["image"]} | coarse_labels(tensors, sigma)
-
-
-def coarse_labels(tensors: Batch, sigma: float) -> Batch:
-    """alpha, depth and normals of `packed` tensors, blurred, in their own types."""
-    size = 2 * round(2 * sigma) + 1
-
-    def smooth(maps: Tensor) -> Tensor:
-        return gaussian_blur2d(maps, (size, size), (sigma, sigma), border_type="replicate")
-
-    there = (tensors["depth"] > 0).float()[:, None]
-    near = smooth(there).clamp(min=1e-3)
-    depth = (smooth(tensors["depth"][:, None]) / near * there)[:, 0]
-    normals = 127 * unit(smooth(tensors["normals"].float()), dim=1) * there
-    alpha = smooth(tensors["alpha"].float()[:, None])[:, 0]
-    return {"alpha": alpha.round().byte(), "depth": depth, "normals": normals.round().to(torch.int8)}
