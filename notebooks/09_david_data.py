@@ -27,14 +27,14 @@
 #
 # | | |
 # |---|---|
-# | **You should know** | chapter 02 (skinning), 03 (rasteriser, labels), for section 7 chapter 08 (normals) |
+# | **You should know** | chapter 02 (skinning), 03 (rasteriser, labels), from section 5 on 08 (depth, normals) |
 # | **Reading** | 65 minutes |
-# | **Exercises** | ten, about 105 minutes |
+# | **Exercises** | ten, about 95 minutes |
 # | **Runs** | `smoke` 20 s · `laptop` 12 min on two cores, rendering included; 2 GB of memory |
 # | **From the paper** | DAViD §3.1, §5, Appendix A, B.6, Figures 3, 10, 11 |
 #
-# **Letters.** C channels · F layers of a pixel, in the mesh faces · H W image · N strands, pixels or people · P points
-# of a strand · V vertices · X Y Z cubes of a grid.
+# **Letters.** B batch · C channels · F layers of a pixel, in the mesh faces · H W image · N strands, pixels or people ·
+# P points of a strand · V vertices · X Y Z cubes of a grid.
 
 # %%
 # %matplotlib inline
@@ -131,8 +131,8 @@ for trait, shares in DEMOGRAPHICS.items():
 
 # %% [markdown]
 # Our body shapes are drawn by 10 normal numbers, and most of them look middle-aged. So we cannot simply draw. We draw
-# many *candidates*, and choose among them with unequal chances. If $n_g$ of the N candidates belong to group g, and its
-# share shall be $s_g$, each of them is chosen with
+# many *candidates*, and choose among them with unequal chances. If candidate i is of group $g(i)$, if $n_g$ of the N
+# candidates are of group g, and if its share shall be $s_g$, i is chosen with
 #
 # $$w_i = \frac{s_{g(i)}}{n_{g(i)}} \Big/ \sum_{h:\,n_h>0} s_h \tag{09.1}$$
 #
@@ -152,7 +152,8 @@ def balancing_weights(groups: list[str], shares: dict[str, float]) -> np.ndarray
     """Chances (N,) of N candidates, summing to 1, with which a draw has the groups in the shares of a table.
 
     groups: the group of each candidate. Shares are any numbers from 0 upwards; a group that the table doesn't name is
-    never drawn, one without a candidate leaves its share to the others. ValueError if nobody can be drawn.
+    never drawn, one without a candidate leaves its share to the others. ValueError for a negative share, and if
+    nobody can be drawn.
     """
     raise TODO
 
@@ -161,9 +162,10 @@ def balancing_weights(groups: list[str], shares: dict[str, float]) -> np.ndarray
 check(balancing_weights)
 
 # %% [markdown]
-# Counted: a few hundred people as the body model gives them, and as the world `synth` casts them, twelve for every
-# sixty pictures. (Of several traits, a group's share is the product: a third of the young women have light skin,
-# because a third of everybody has.)
+# Counted: a few hundred people as the body model gives them, and as the world `synth` casts them: twelve for every
+# sixty pictures, so each appears in several. (Drawn is drawn: 300 people follow a table to within some percent.) (Of
+# several traits, a group's share is the product: a third of the young women have light skin, because a third of
+# everybody has.)
 
 # %%
 blocks = pick(smoke=1, laptop=25)
@@ -221,7 +223,8 @@ assert blocks < 20 or share < 0.05
 # ### How a strand grows
 #
 # A strand is a polyline of P points. The simplest one leaves the skin in some direction, and its own weight bends it a
-# little at every step of length ℓ / (P − 1):
+# little. In a strand of length ℓ each of the P − 1 steps is ℓ / (P − 1) long; $d_i$ is the direction of a step, of
+# length 1 (the first one's, too), and b is how much of "down" is added to it at every step:
 #
 # $$p_{i+1} = p_i + \frac{\ell}{P-1}\, d_i, \qquad d_{i+1} = \frac{d_i + b\,(0,-1,0)}{\lVert d_i + b\,(0,-1,0) \rVert}
 # \tag{09.2}$$
@@ -244,7 +247,7 @@ assert blocks < 20 or share < 0.05
 # %% tags=["export"]
 @exercise("09.2")
 def grow(roots: np.ndarray, directions: np.ndarray, lengths: np.ndarray, bend: float, points: int = 8) -> np.ndarray:
-    """Strands (N, P, 3) in metres that leave roots (N, 3) along directions (N, 3) and bend down: the first is the root.
+    """Strands (N, P, 3) in metres from roots (N, 3), their first points, along directions (N, 3) of any length.
 
     Each of the P - 1 steps is lengths (N,) / (P - 1) long. Before every step but the first, `bend` times (0, -1, 0) is
     added to the direction, which is then brought back to length 1. ValueError with fewer than two points.
@@ -275,10 +278,10 @@ plt.show()
 #
 # ### How much of a pixel a strand covers
 #
-# Seen from afar, a strand is much thinner than a pixel. Its width w and the depth z give its width in pixels, f w / z.
-# If ℓ pixels of its length lie in a pixel, the share of the pixel that it covers is
+# Seen from afar, a strand is much thinner than a pixel. Its width w, the depth z and the camera's focal length f, in
+# pixels, give its width in pixels, f w / z. If λ pixels of its length lie in a pixel, the share of it that it covers is
 #
-# $$\alpha = \min\Big(1,\; \frac{f\,w}{z}\,\ell\Big) \tag{09.3}$$
+# $$\alpha = \min\Big(1,\; \frac{f\,w}{z}\,\lambda\Big) \tag{09.3}$$
 
 # %% tags=["export"]
 def coverage(width: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -291,8 +294,8 @@ def coverage(width: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 # %% [markdown]
-# Summed over all pixels, the coverage has to be the strand's area: nothing is lost between pixels, and nothing is
-# counted twice. A strand 0.3 pixels wide, across a grid, cut into short pieces:
+# Summed over all pixels, the coverage has to be the strand's area, as long as no pixel is full: nothing is lost between
+# pixels, and nothing is counted twice. A strand 0.3 pixels wide, across a grid, cut into short pieces:
 
 # %%
 start, end, wide, pieces = np.array([2.2, 1.7]), np.array([17.4, 9.1]), 0.3, 4000
@@ -472,8 +475,8 @@ plots.show_images(views, [*gallery, *[""] * len(gallery)], columns=len(gallery),
 def voxelize(points: np.ndarray, cell: float, margin: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """How many of the points (N, 3) lie in each cube of a grid: counts (X, Y, Z) float32, and the grid's corner (3,).
 
-    Cubes are `cell` metres wide; `margin` empty ones surround all points. Point p is in cube floor((p - corner)
-    / cell). ValueError without points.
+    Cubes are `cell` metres wide. The corner lies `margin` cubes below the smallest coordinates; point p is in cube
+    floor((p - corner) / cell), and `margin` cubes lie beyond the last one that holds a point. ValueError without any.
     """
     if len(points) == 0:
         raise ValueError("there are no strands to voxelise: give at least one point")
@@ -576,7 +579,8 @@ plots.show_images(pictures, titles, height=2.6)
 
 
 # %% [markdown]
-# *Our Figure 10: strand normals, proxy mesh, and what we train on.* How noisy is noise? The mean angle between the
+# *Our Figure 10: strand normals, proxy mesh (through the hole of the face one sees its back from inside), and what we
+# train on.* How noisy is noise? The mean angle between the
 # normals of neighbouring pixels, both hair:
 
 # %%
@@ -607,7 +611,7 @@ assert all(np.array_equal(own[name], smooth[name]) for name in ("image", "alpha"
 # **The question.** Through glasses we see eyes. What is the depth of such a pixel: that of the lens, or of the eye?
 #
 # **The idea.** (A.2.) Both are right, for different uses. Who removes glasses from a photograph wants the lens; who
-# relights a face wants the eye. The paper ignores lenses in the truth that its pictures show, and can choose. A lens
+# relights a face wants the eye. The labels that the paper shows leave lenses out; its renderer can do both. A lens
 # is just another fragment: it has a depth, a normal, and an opacity, by its tint and by what it mirrors (Schlick's
 # formula: 4 % when looked at straight, more at a slant). In the *picture* it counts with that opacity. In the *labels*
 # it counts as opaque, or not at all. Frames are always in: they are opaque.
@@ -804,12 +808,20 @@ SHAPE = pick(smoke=(64, 48), laptop=(256, 192))  # the release: (512, 384)
 COUNT = pick(smoke=3, laptop=8)
 crowd = [next(render_samples(WORLD, "train", 0, index, SHAPE, formats=("coco17",))) for index in range(COUNT)]
 release = tempfile.TemporaryDirectory()  # goes when the kernel ends
-print(write_release(release.name, crowd), "samples written, the second time", write_release(release.name, crowd))
+written = [write_release(release.name, crowd) for _ in range(2)]
+print(f"{written[0]} samples written; called again, {written[1]}: what is there already stays")
 read = SynthHuman(release.name)
 print(sorted(path.name for path in read.folder.iterdir())[:4], "...")
 
 # %%
-shown = max(range(len(read)), key=lambda index: np.isfinite(read[index].depth).mean())  # the nearest person
+
+
+def nearest_person(samples):
+    """The number of the sample that shows most of somebody."""
+    return max(range(len(samples)), key=lambda index: np.isfinite(samples[index].depth).mean())
+
+
+shown = nearest_person(read)
 ours, theirs = crowd[shown], read[shown]
 known = np.isfinite(ours.depth)
 assert (known == np.isfinite(theirs.depth)).all() and np.abs(ours.depth[known] - theirs.depth[known]).max() < 1e-5
@@ -849,7 +861,7 @@ def axes_agreement(fields: dict[str, np.ndarray]) -> np.ndarray:
 # %%
 for told, signs in {"as ours": (1, 1, 1), "OpenCV's": (1, -1, -1)}.items():
     found = axes_agreement(from_release(to_release(ours, signs)))  # written with these, read as if they were ours
-    print(f"written {told:9s} the file's signs are {[int(x) for x in np.sign(np.diag(found))]}")
+    print(f"written {told:9s}: the file's signs are {[int(x) for x in np.sign(np.diag(found))]}")
     assert (np.abs(found).argmax(1) == [0, 1, 2]).all() and (np.sign(np.diag(found)) == signs).all()
 print(found.round(2))
 
@@ -861,7 +873,7 @@ print(found.round(2))
 # ### Train on the real one
 #
 # Set `COURSE_SYNTHHUMAN` to a folder into which you unpacked chunks of the release (each has 5,000 samples; begin with
-# the single sample and one chunk), and this and every later cell takes it instead of ours. Gaps between chunks don't
+# the single sample and one chunk), and this cell and section 6 take it instead of ours. Gaps between chunks don't
 # matter, a half-unpacked sample does: the reader says which file is missing. For much data,
 # `course_lib.data.synthhuman.to_shards` makes a folder of shards of it once, for `ShardStream`.
 
@@ -870,6 +882,7 @@ import os
 
 folder = os.environ.get("COURSE_SYNTHHUMAN", release.name)
 people = SynthHuman(folder, limit=COUNT)
+shown = nearest_person(people)
 print(f"{len(people)} samples of {people[0].image.shape[1:]} pixels, first {people[0].key}, last {people[-1].key}")
 
 
@@ -917,7 +930,7 @@ class Augmentation:
 
 
 # %% [markdown]
-# In memory, pictures and labels lie as small numbers (a quarter of the space):
+# In memory, pictures and labels lie as small numbers (about a third of the space):
 
 # %% tags=["export"]
 def packed(sample) -> Batch:
@@ -1079,7 +1092,7 @@ for period in (8, 10, 20, 40):
 def row(change, strengths, said="{}"):
     """The picture, changed by each strength."""
     changed = [change(plain["image"], strength).clamp(0, 1)[0] for strength in strengths]
-    plots.show_images(changed, [said.format(strength) for strength in strengths], height=2.2)
+    plots.show_images(changed, [said.format(strength) for strength in strengths], height=1.7)
 
 
 row(blurred, (0.0, 0.0025, 0.005, 0.01, 0.02), "σ = {} of the side")
@@ -1120,7 +1133,7 @@ row(lambda image, strength: exposed(image, 0.0, strength), (-0.6, -0.3, 0.0, 0.3
 # ### Colours
 #
 # Hue and saturation are kornia's: it goes to hue, saturation and value and back. Its hue is in radians, ours in turns.
-# Grey is the luma of the picture three times; the paper's "BGR to greyscale" says that it reads pictures with OpenCV.
+# Grey is the luma of the picture three times; the paper's "BGR to greyscale" suggests that it reads them with OpenCV.
 
 # %% tags=["export"]
 def tinted(image: Tensor, hue: float, saturation: float) -> Tensor:
@@ -1212,7 +1225,8 @@ assert 0.5 < first.abs().mean() / second.abs().mean() < 2
 # $$\hat x = g\,P + \sigma\,\varepsilon,\quad P\sim\mathrm{Poisson}(x/g),\ \varepsilon\sim\mathcal N(0,1)
 # \quad\Longrightarrow\quad \mathbb E\,\hat x = x,\quad \operatorname{Var}\hat x = g\,x + \sigma^2. \tag{09.7}$$
 #
-# A straight line over the brightness: the slope is the gain, the value at black is the electronics. This is how cameras
+# A straight line over the brightness: the slope is the gain, the value at black is the electronics' σ². This is how
+# cameras
 # are calibrated ("photon transfer").
 
 # %%
@@ -1291,8 +1305,7 @@ def photographed(augmentation: Augmentation, image: Tensor, generator: torch.Gen
     changes: list[tuple[float, Callable]] = [
         (a.chance, lambda x: blurred(x, draw(0, a.blur))),
         (a.chance, lambda x: iso_noise(x, draw(0, a.gain), draw(0, a.sigma), generator)),
-        (a.chance, lambda x: exposed(x, draw(-a.brightness, a.brightness), 0.0)),
-        (a.chance, lambda x: exposed(x, 0.0, draw(-a.contrast, a.contrast))),
+        (a.chance, lambda x: exposed(x, draw(-a.brightness, a.brightness), draw(-a.contrast, a.contrast))),
         (a.chance, lambda x: tinted(x, draw(-a.hue, a.hue), draw(-a.saturation, a.saturation))),
         (a.grey, greyed),
         (a.chance, lambda x: compressed(x, round(draw(*a.quality)))),
@@ -1340,7 +1353,7 @@ stream = TensorStream(tensors, transform=transform(Augmentation(), SHAPE))
 batch = next(stream.batches(0, 12))
 again = next(TensorStream(tensors, transform=transform(Augmentation(), SHAPE)).batches(0, 12))
 assert all(torch.equal(batch[name], again[name]) for name in batch)  # the same numbers, the same pictures
-plots.show_images(list(batch["image"]), columns=6, height=2.2)
+plots.show_images(list(batch["image"]), columns=6, height=1.8)
 
 # %% [markdown]
 # *Twelve pictures as a network in training gets them.* What does it take?
@@ -1358,8 +1371,8 @@ print(
 )
 
 # %% [markdown]
-# *The shortest of three; then the average with every piece by its chance.* Poisson's numbers and the way to hue and
-# back are the dear ones, and each runs three times in ten only.
+# *The shortest of three; then the average with every piece by its chance.* The noise and the way to hue and back
+# are the dear ones, and each runs three times in ten only.
 #
 # ### What the paper doesn't do: turning and mirroring
 #
@@ -1435,8 +1448,8 @@ plots.show_images(pictures, ["turned by 25°", "normals before", "and after"], h
 # **The question.** One truth about hair is smooth, the other is noise (section 3). Does a network care? It might learn
 # to see through the noise.
 #
-# **The idea.** Let us work out what noise teaches. Where the normal $n$ is left to chance, the loss that compares
-# directions, $1 - n \cdot v$, is smallest on average for
+# **The idea.** Let us work out what noise teaches. Where the normal $n$ is left to chance, and its mean isn't 0, the
+# loss that compares directions, $1 - n \cdot v$, is smallest on average for
 #
 # $$v^* = \arg\min_{\lVert v\rVert=1} \mathbb E\,(1 - n\cdot v) = \frac{\mathbb E\,n}{\lVert\mathbb E\,n\rVert}.
 # \tag{09.9}$$
@@ -1450,11 +1463,14 @@ x, angle = sympy.symbols("x phi", real=True)
 mean = [sympy.integrate(part, (x, -1, 1)) / 2 for part in (x, sympy.sqrt(1 - x**2))]
 print("the mean normal across a strand:", mean)
 gain = mean[0] * sympy.sin(angle) + mean[1] * sympy.cos(angle)  # E n · v for a v turned by phi
-assert sympy.solve(sympy.diff(gain, angle), angle)[0] == 0 and mean == [0, sympy.pi / 4]
+slope, bend = sympy.diff(gain, angle), sympy.diff(gain, angle, 2)
+assert mean == [0, sympy.pi / 4] and slope.subs(angle, 0) == 0 and bend.subs(angle, 0) < 0  # largest at 0
 
 
 # %% [markdown]
-# *Towards us*, wherever the strand lies on the head: sideways nothing is left, and of the way towards us $\pi/4$. So we
+# *Towards us*, wherever the strand lies on the head: sideways nothing is left, and of the way towards us $\pi/4$. (We
+# train with chapter 08's loss, which has an L1 term beside the cosine. L1 wants the median of each component instead of
+# the mean: $0$ and $\sqrt{3}/2$, the same direction.) So we
 # expect a network trained on strand normals to say that hair faces the camera, and to have learned little about the
 # shape of a hairdo. The claim can be tested: **two networks, same pictures, same steps, same start; only the
 # truth about hair differs**.
@@ -1595,11 +1611,11 @@ if scale() != "smoke":
     assert off["from the proxy"]["hair"] < off["learned from strands"]["hair"]
 
 # %% [markdown]
-# *Mean angles in degrees to the smooth truth, and on hair to the direction towards us.* On faces, where both truths are
-# the same, the two networks are equally good. On hair the one that learned from strands is off by half as much again,
-# and leans towards us, as equation 09.9 foretold: it has seen the same pictures, and doesn't know that hair is round.
-# (It doesn't face us wholly, and it need not: of a strand that runs away from us the mean normal is only as much
-# towards us as is *across* the strand.) So A.1 is no cosmetics: the proxy is what makes the shape of hair learnable.
+# *Mean angles in degrees to the smooth truth, and on hair to the direction towards us; 72 pictures, one run each.* On
+# faces, where both truths are the same, the two networks are equally good. On hair the one that learned from strands is
+# off by half as much again, and leans towards us, as equation 09.9 foretold: from the same pictures it has learned much
+# less of how a hairdo is rounded. (It need not face us wholly. A strand that runs away from us shows us its flank at a
+# slant, and its mean normal lies across *it*.) So A.1 is no cosmetics: the proxy makes the shape of hair learnable.
 
 # %%
 best = where["hair"].flatten(1).sum(1).argsort(descending=True)[: pick(smoke=2, laptop=6)].tolist()
@@ -1609,8 +1625,8 @@ rows += [[plots.colour_normals(maps[i].permute(1, 2, 0).numpy() * (parts[i] > 0)
 plots.show_images([picture for row in rows for picture in row], columns=len(best), height=1.6)
 
 # %% [markdown]
-# *From above: people whom neither has seen; the truth; what the network says that learned from strands; and the one
-# from the proxy.* Look at the crowns: green is up, and only the last row has it.
+# *From top to bottom: people whom neither has seen; the truth; what the network says that learned from strands; and the
+# one from the proxy.* Look at the crowns: green is up, and the third row has much less of it than the last.
 
 # %% [markdown]
 # ## 8 What it costs
@@ -1696,7 +1712,8 @@ print(job.prove() if pick(smoke=False, laptop=True) else "the proof is run at la
 # - Coverage makes a mask soft: a strand thinner than a pixel covers a share of it; shares are blended front to back.
 # - A label is a decision. Hair has no normal of its own that a pixel could show; the proxy mesh decides. Glass has two
 #   depths; a switch decides.
-# - What a network can't predict it averages. Noise in a target doesn't only slow it down: it teaches the mean.
+# - What a network can't predict it averages. Noise in a target doesn't only slow it down: it teaches what is best on
+#   average, the mean or the median, as the loss has it.
 # - A layout is names; a meaning is units, axes and the word for "nothing". Measure the axes before you trust them.
 # - Whatever moves a picture moves its labels, and whatever turns it turns its normals.
 #

@@ -31,7 +31,8 @@ def balancing_weights(groups: list[str], shares: dict[str, float]) -> np.ndarray
     """Chances (N,) of N candidates, summing to 1, with which a draw has the groups in the shares of a table.
 
     groups: the group of each candidate. Shares are any numbers from 0 upwards; a group that the table doesn't name is
-    never drawn, one without a candidate leaves its share to the others. ValueError if nobody can be drawn.
+    never drawn, one without a candidate leaves its share to the others. ValueError for a negative share, and if
+    nobody can be drawn.
     """
     names, member, counts = np.unique(groups, return_inverse=True, return_counts=True)
     wanted = np.array([shares.get(str(name), 0.0) for name in names], float)
@@ -42,7 +43,7 @@ def balancing_weights(groups: list[str], shares: dict[str, float]) -> np.ndarray
 
 # Chapter 09, section "How a strand grows", exercise 09.2
 def grow(roots: np.ndarray, directions: np.ndarray, lengths: np.ndarray, bend: float, points: int = 8) -> np.ndarray:
-    """Strands (N, P, 3) in metres that leave roots (N, 3) along directions (N, 3) and bend down: the first is the root.
+    """Strands (N, P, 3) in metres from roots (N, 3), their first points, along directions (N, 3) of any length.
 
     Each of the P - 1 steps is lengths (N,) / (P - 1) long. Before every step but the first, `bend` times (0, -1, 0) is
     added to the direction, which is then brought back to length 1. ValueError with fewer than two points.
@@ -91,8 +92,8 @@ def median_layer(passes: np.ndarray) -> np.ndarray:
 def voxelize(points: np.ndarray, cell: float, margin: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """How many of the points (N, 3) lie in each cube of a grid: counts (X, Y, Z) float32, and the grid's corner (3,).
 
-    Cubes are `cell` metres wide; `margin` empty ones surround all points. Point p is in cube floor((p - corner)
-    / cell). ValueError without points.
+    Cubes are `cell` metres wide. The corner lies `margin` cubes below the smallest coordinates; point p is in cube
+    floor((p - corner) / cell), and `margin` cubes lie beyond the last one that holds a point. ValueError without any.
     """
     if len(points) == 0:
         raise ValueError("there are no strands to voxelise: give at least one point")
@@ -354,8 +355,7 @@ def photographed(augmentation: Augmentation, image: Tensor, generator: torch.Gen
     changes: list[tuple[float, Callable]] = [
         (a.chance, lambda x: blurred(x, draw(0, a.blur))),
         (a.chance, lambda x: iso_noise(x, draw(0, a.gain), draw(0, a.sigma), generator)),
-        (a.chance, lambda x: exposed(x, draw(-a.brightness, a.brightness), 0.0)),
-        (a.chance, lambda x: exposed(x, 0.0, draw(-a.contrast, a.contrast))),
+        (a.chance, lambda x: exposed(x, draw(-a.brightness, a.brightness), draw(-a.contrast, a.contrast))),
         (a.chance, lambda x: tinted(x, draw(-a.hue, a.hue), draw(-a.saturation, a.saturation))),
         (a.grey, greyed),
         (a.chance, lambda x: compressed(x, round(draw(*a.quality)))),
@@ -458,4 +458,4 @@ CONFIGS = {
 }  # fmt: skip
 
 
-# course build sealed the text above: fedae6177a9dfccf
+# course build sealed the text above: 0c3094bdb64a1e2e

@@ -95,6 +95,9 @@ def grow(answer):
     first = (found[:, 1] - found[:, 0]) / (each[:, :1] / 5)
     straight = torch.from_numpy(directions / np.linalg.norm(directions, axis=1, keepdims=True))
     expect_not_close(first, torch.from_numpy(directions), "The given directions are not of length 1: make them so")
+    never = torch.from_numpy(directions) + torch.tensor([0.0, -0.3, 0.0], dtype=torch.float64)
+    for wrong in (never, never / never.norm(dim=1, keepdim=True)):
+        expect_not_close(first, wrong, "The first step is bent already. Bend after a step, not before it")
     bent = straight + torch.tensor([0.0, -0.3, 0.0], dtype=torch.float64)
     expect_not_close(
         first, bent / bent.norm(dim=1, keepdim=True), "The first step is bent already. Bend after a step, not before it"
@@ -190,7 +193,7 @@ def composite_divided(alpha, values):
 # ---------------------------------------------------------------------------------------------------- 09.4 voxels
 @check_for("09.4")
 def voxelize(answer):
-    points = np.random.default_rng(2).uniform(-0.2, 0.35, (40, 3))
+    points = np.random.default_rng(2).uniform(-0.2, 0.35, (40, 3)) * [1.0, 0.4, 1.6]
     points = np.concatenate([points, points[:3] + 1e-4])
     what = "43 points, cubes of 0.1 m, margin 2"
     found = answer(points, 0.1, 2)
@@ -205,8 +208,11 @@ def voxelize(answer):
     total = float(found[0].sum())
     once = total == int((david.voxelize(points, 0.1, 2)[0] > 0).sum())
     expect(not once, f"{what}: {total:g} were counted. Some share a cube: += with index arrays counts it once")
+    expect(found[0].dtype == np.float32, f"{what}: the counts are {found[0].dtype}, float32 was expected")
     box = array(found[0], tuple(counts.shape), f"{what}, the counts")
     expect_close(box, counts, f"{what}, the counts")
+    alone = answer(np.array([[0.1, 0.2, 0.3]]), 0.1, 2)[0]
+    expect_shape(alone, (5, 5, 5), "one point with margin 2: its own cube, and two on every side")
     expect_raises(lambda: answer(np.zeros((0, 3)), 0.1, 2), ValueError, "no points")
 
 
@@ -279,7 +285,7 @@ def normals_wrong_tree(points, vertices, normals):
 # ---------------------------------------------------------------------------------------------------- 09.6 glass
 @check_for("09.6")
 def label_alpha(answer):
-    alpha = np.array([[0.1, 0.6, 0.0], [0.3, 0.2, 0.9]], np.float32)
+    alpha = np.array([[0.04, 0.6, 0.0], [0.3, 0.2, 0.9]], np.float32)  # a clear lens mirrors 4 %
     lens = np.array([[True, False, True], [False, True, False]])
     kept = alpha.copy()
     within = array(answer(alpha, lens, True), (2, 3), "the lens in")
@@ -450,11 +456,17 @@ def exposed(answer):
     free = (image + brightness - 0.5) * (1 + contrast) + 0.5
     expect_not_close(found, free, "There are values below 0 or above 1: clamp to [0, 1] at the end")
     mistakes = {
-        "The contrast comes before the brightness: the offset is added first": (image - 0.5) * 1.3 + 0.5 + 0.1,
+        "Yours applies the contrast first. The brightness comes first: it is an offset of the image": (image - 0.5)
+        * 1.3
+        + 0.5
+        + 0.1,
         "That keeps black as it is: take 0.5 off first, and add it again": (image + 0.1) * 1.3,
         "The contrast is a factor of 1 + contrast: 0 changes nothing": (image + 0.1 - 0.5) * 0.3 + 0.5,
     }
     mean = (image + 0.1).mean((1, 2, 3), keepdim=True)
+    mistakes["The brightness is a factor here: it is an offset, added"] = (image * 1.1 - 0.5) * 1.3 + 0.5
+    own = image.mean((1, 2, 3), keepdim=True)
+    mistakes["That is contrast about the picture's own mean. The formula has 0.5"] = (image + 0.1 - own) * 1.3 + own
     mistakes["That is contrast about the picture's mean. The formula has 0.5"] = (image + 0.1 - mean) * 1.3 + mean
     darker, less = answer(image, 0.4, -0.5), ((image + 0.4).clamp(0, 1) - 0.5) * 0.5 + 0.5
     for words, mistake in mistakes.items():
@@ -469,7 +481,7 @@ def exposed_unbounded(image, brightness, contrast):
     return (image + brightness - 0.5) * (1 + contrast) + 0.5
 
 
-@wrong_answer("09.8", says="contrast comes before")
+@wrong_answer("09.8", says="applies the contrast first")
 def exposed_in_other_order(image, brightness, contrast):
     return ((image - 0.5) * (1 + contrast) + 0.5 + brightness).clamp(0, 1)
 
@@ -507,6 +519,10 @@ def iso_noise(answer):
     again = answer(image, 0.02, 0.05, torch.Generator().manual_seed(0))
     drawn = torch.equal(found, again) and torch.equal(torch.get_rng_state(), state)
     expect(drawn, "The same generator gave other noise: draw all random numbers from `generator`")
+    other = answer(image, 0.02, 0.05, torch.Generator().manual_seed(1))
+    expect(not torch.equal(found, other), "Another generator gave the same noise: draw from `generator`, no other one")
+    across = (found - image)[:, :, -1].std()
+    expect(across > 1e-3, "All pixels of a row have the same noise: draw a random number for each value")
     means, variances = found.mean((0, 1, 3)), found.var((0, 1, 3))
     expect(found.min() < 0, "Nothing is below 0: don't clamp, it makes black brighter; the caller does it at the end")
     expect_not_close(
@@ -522,7 +538,10 @@ def iso_noise(answer):
     )
     quiet = answer(image, 0.0, 0.0, torch.Generator().manual_seed(0))
     expect_close(quiet, image, "gain 0 and sigma 0: the picture as it is")
-    electronics = answer(image, 0.0, 0.05, torch.Generator().manual_seed(0)).std((0, 1, 3))
+    dark = answer(image, 0.0, 0.05, torch.Generator().manual_seed(0))
+    same = torch.equal(counts[:, 0], counts[:, 1]) or torch.equal(dark[:, 0], dark[:, 1])
+    expect(not same, "Red, green and blue have the same noise: each catches its own photons, (B, 3, H, W) of them")
+    electronics = dark.std((0, 1, 3))
     expect_close(electronics, torch.full((6,), 0.05), "gain 0, sigma 0.05: the standard deviation", atol=3e-3)
 
 
@@ -532,14 +551,12 @@ def check_variance(variances: Tensor, found: Tensor) -> None:
     mistakes = {
         "The Gaussian's variance is sigma, its standard deviation should be: multiply by sigma, not by its root": sums
         + 0.05,
-        "The Gaussian noise is missing": sums,
+        "The Gaussian noise is missing, or far too small: sigma is its standard deviation": sums,
         "The variance doesn't grow with brightness: the light's own noise is missing": 0 * sums + 0.05**2,
         "The Gaussian noise was taken times the brightness: it is the same everywhere": sums + (0.05 * levels) ** 2,
     }
     for words, mistake in mistakes.items():
         expect_not_close(variances, mistake, words, atol=max(8e-4, 0.04 * float(mistake.max())))
-    one = found.std(1).mean() > 1e-4
-    expect(one, "Red, green and blue have the same noise: each pixel catches its own photons")
     expect_close(variances, sums + 0.05**2, "the variance for 6 brightnesses, gain 0.02, sigma 0.05", atol=1.5e-3)
 
 
@@ -621,10 +638,23 @@ def turned(answer):
     expect_close(found["normals"], expected["normals"], "the normals of a ball turned by 90°", atol=1e-4)
     for name in ("image", "depth"):
         expect_close(found[name], expected[name], f"{name}, turned by 90°", atol=1e-4)
+    two = answer({name: values.repeat(2, *[1] * (values.ndim - 1)) for name, values in before.items()}, 90.0)
+    expect_close(two["normals"][1], expected["normals"][0], "the second picture of two, turned by 90°", atol=1e-4)
+    half_done = rotated_in_place(moved, 90.0)
+    expect_not_close(found["normals"], half_done, "x was overwritten before y was computed: keep the old x", atol=1e-4)
     some = answer(batch, 30.0)["normals"]
     expect_close(some, david.turned(batch, 30.0)["normals"], "the normals of a ball turned by 30°", atol=1e-4)
     only = answer({"image": batch["image"]}, 30.0)
     expect(set(only) == {"image"}, "A batch with an image alone came back with other labels")
+
+
+def rotated_in_place(normals: Tensor, degrees: float) -> Tensor:
+    """As it comes out if the new x is used for y."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    n = normals.clone()
+    n[:, 0] = cos * n[:, 0] - sin * n[:, 1]
+    n[:, 1] = sin * n[:, 0] + cos * n[:, 1]
+    return n
 
 
 def pixels_moved(normals: Tensor, degrees: float) -> Tensor:

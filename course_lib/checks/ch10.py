@@ -284,6 +284,12 @@ def closed_form(answer):
         f"With 1000 added to the answer s is {far[0][0]:.3f}, {right[0][0]:.3f} was expected: large sums are "
         "subtracted from each other. Take the means off first",
     )
+    tiny, _ = answer(prediction * 1e-3, target, mask)
+    expect(
+        torch.allclose(tiny * 1e-3, right[0], rtol=0.02, atol=1e-3),
+        f"An answer a thousandth as large has s = {tiny[0]:.1f}, {1000 * right[0][0]:.1f} was expected: nothing may be "
+        "added to the variance, and no fixed number keeps it from being small",
+    )
     constant = torch.full_like(prediction, 0.3, requires_grad=True)
     s, t = answer(constant, target, mask)
     mean = (target * mask).sum((1, 2)) / mask.sum((1, 2))
@@ -293,6 +299,23 @@ def closed_form(answer):
     expect_close(nobody, (torch.zeros(3), torch.zeros(3)), "an empty mask")
     free = prediction.clone().requires_grad_()
     expect_gradient(sum(answer(free, target, mask)), free, "the gradient")
+    expect_gradient(answer(free, target, mask)[0], free, "the gradient through s alone")
+
+
+@wrong_answer("10.5", says="nothing may be added")
+def fit_with_a_constant(prediction, target, mask):
+    weight = mask / mask.sum((1, 2), keepdim=True).clamp(min=1)
+    p_mean, d_mean = (prediction * weight).sum((1, 2)), (target * weight).sum((1, 2))
+    p, d = prediction - p_mean[:, None, None], target - d_mean[:, None, None]
+    s = (weight * p * d).sum((1, 2)) / ((weight * p * p).sum((1, 2)) + 1e-6)
+    return s, d_mean - s * p_mean
+
+
+@wrong_answer("10.5", says="through s alone")
+def fit_with_s_held(prediction, target, mask):
+    s, _ = david.align_scale_shift(prediction, target, mask)
+    weight = mask / mask.sum((1, 2), keepdim=True).clamp(min=1)
+    return s.detach(), ((target - s.detach()[:, None, None] * prediction) * weight).sum((1, 2))
 
 
 @wrong_answer("10.5", says="Only those of the mask")
@@ -364,6 +387,9 @@ def gradient_term(answer):
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
     expect_close(found, right, "two pictures of 9 x 8")
+    large, known = torch.randn(1, 20, 18), torch.rand(1, 20, 18) > 0.2
+    expect_close(answer(large, known), david.gradient_loss(large, known), "a picture of 20 x 18: four scales")
+    expect_close(answer(large, known, 2), david.gradient_loss(large, known, 2), "the same with two scales")
     expect_close(answer(residual, torch.zeros_like(mask)), torch.zeros(2), "an empty mask")
     expect_close(answer(torch.ones(1, 1, 1), torch.ones(1, 1, 1, dtype=torch.bool)), torch.zeros(1), "one pixel")
     free = residual.clone().requires_grad_()
@@ -393,6 +419,11 @@ def gradient_without_mask(residual, mask, scales=4):
 @wrong_answer("10.6", says="Each picture has its own")
 def gradient_of_batch(residual, mask, scales=4):
     return david.gradient_loss(residual, mask, scales).mean()
+
+
+@wrong_answer("10.6", says="four scales")
+def gradient_three_scales(residual, mask, scales=4):
+    return david.gradient_loss(residual, mask, scales - 1)
 
 
 @wrong_answer("10.6", says="four scales are the same")
@@ -442,6 +473,13 @@ def connected(answer):
     for words, mistake in mistakes.items():
         expect_not_close(torch.from_numpy(found), mistake, words)
     expect_close(found.astype(np.float64), own_level(prediction, target), "the levels of two blobs")
+    jump = np.zeros((9, 20))  # the larger blob drops out first, and comes second in the order of pixels
+    jump[2:8, 11:19], jump[0:3, 2:5] = 0.5, 1.0
+    expect_close(
+        answer(jump, jump).astype(np.float64),
+        own_level(jump, jump),
+        "a large faint and a small bright blob: who is out stays out, and the largest piece need not be the first",
+    )
     nobody = np.zeros((6, 6))
     expect_close(
         answer(nobody, target[:6, :6]), np.ones((6, 6)), "an empty answer (a threshold that nobody reaches is skipped)"
@@ -462,6 +500,18 @@ def level_late(prediction, target):
 @wrong_answer("10.7", says="Both maps must")
 def level_one_map(prediction, target):
     return own_level(prediction, target, one_map=True)
+
+
+@wrong_answer("10.7", says="out stays out")
+def level_among_those_inside(prediction, target):
+    level, inside = np.ones(prediction.shape), np.ones(prediction.shape, bool)
+    for below, threshold in zip(david.THRESHOLDS[:-1], david.THRESHOLDS[1:], strict=True):
+        piece = david.largest_piece(inside & (prediction >= threshold) & (target >= threshold))
+        if not piece.any():
+            break
+        level[inside & ~piece] = below
+        inside &= piece
+    return level
 
 
 @wrong_answer("10.7", says="skipped")
@@ -487,6 +537,8 @@ def can_it_be(answer):
         "smaller by half a unit of the last digit, and the mean was rounded, too",
     )
     expect(not answer([1.0, 2.0], [1, 1], 1.502), "1.502 as the mean of 1.000 and 2.000: two units off is too much")
+    rounded = not answer([0.301, 0.302, 0.301], [1, 1, 1], 0.300)
+    expect(rounded, "0.300 as the mean of 0.301, 0.302, 0.301 (0.3013): too much. Don't round the mean first")
     expect(answer([15.24, 15.24], [1, 3], 15.25, 2), "15.25 as the mean of two 15.24, two digits: one unit can be")
     expect(not answer([15.24, 15.24], [1, 3], 15.26, 2), "15.26 as the mean of two 15.24, two digits: that can't be")
     expect(
@@ -502,6 +554,12 @@ def be_if_equal(values, counts, printed, digits=3):
 @wrong_answer("10.8", says="weights")
 def be_plain(values, counts, printed, digits=3):
     return abs(sum(values) / len(values) - printed) <= 10**-digits + 1e-9
+
+
+@wrong_answer("10.8", says="Don't round")
+def be_rounded(values, counts, printed, digits=3):
+    mean = sum(v * n for v, n in zip(values, counts, strict=True)) / sum(counts)
+    return abs(round(mean, digits) - printed) <= 10**-digits + 1e-9
 
 
 @wrong_answer("10.8", says="that can't be|too much")
@@ -572,6 +630,8 @@ def points(answer):
     v, u = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(6) + 0.5, indexing="ij")
     x, y = (u[mask] - K[0, 2]) / K[0, 0] * metres, (v[mask] - K[1, 2]) / K[1, 1] * metres
     expect_close(found, torch.stack([x, y, metres], 1), "the points")
+    narrow = answer(depth * 0.1, mask, K, 1.0, 1.5)
+    expect_close(narrow, found, "a depth with a tenth of the range: its scale must not matter")
     flat = answer(torch.ones(5, 6), mask, K, 1.0, 1.5)
     expect_close(flat[:, 2], torch.ones(count), "a depth without any variation: all at `near`")
     expect_shape(answer(depth, torch.zeros_like(mask), K, 1.0, 1.5), (0, 3), "an empty mask")
@@ -582,6 +642,15 @@ def points_range_of_all(depth, mask, K, near, far):
     if not mask.any():
         return depth.new_zeros(0, 3)
     metres = near + (far - near) * (depth - depth.min()) / (depth.max() - depth.min()).clamp(min=1e-6)
+    return david.unproject(metres[None], K[None])[0][:, mask].T
+
+
+@wrong_answer("10.10", says="scale must not matter")
+def points_of_a_wide_range(depth, mask, K, near, far):
+    if not mask.any():
+        return depth.new_zeros(0, 3)
+    low, high = depth[mask].min(), depth[mask].max()
+    metres = near + (far - near) * (depth - low) / (high - low).clamp(min=1)
     return david.unproject(metres[None], K[None])[0][:, mask].T
 
 
