@@ -212,14 +212,17 @@ def run(chapter: Chapter, edition: str, scale: str, store: bool = False, on_cell
     return result_text(notebook), page
 
 
+COLOURS = 224  # of a stored picture
+
+
 def palette_picture(png: str) -> str:
-    """A PNG, base64, in at most 256 colours where that is smaller: a rendered picture takes a third, and looks alike.
+    """A PNG, base64, in at most COLOURS where that is smaller: a rendered picture takes a third, and looks alike.
     One that is partly transparent stays as it is."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
     if picture.getextrema()[3] != (255, 255):
         return png
     data = io.BytesIO()
-    colours = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)  # dithered
+    colours = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT)  # dithered
     colours.save(data, "PNG", optimize=True)
     return min(png, base64.b64encode(data.getvalue()).decode(), key=len)
 
