@@ -30,7 +30,7 @@
 # |---|---|
 # | **You should know** | chapter 04 (transformer), 08 (normals, relative depth), 09 (the data) |
 # | **Reading** | 70 minutes |
-# | **Exercises** | ten, about 110 minutes |
+# | **Exercises** | ten, about 105 minutes |
 # | **Runs** | `smoke` 20 s · `laptop` 12 min on two cores, and 3 more for rendering, once; 3 GB of memory |
 # | **From the paper** | DAViD §3.2–3.3, §4, §6, B; Tables 1–5; Figures 2, 5, 9, 12–15 |
 #
@@ -86,7 +86,7 @@ plots.show_images(pictures, ["the picture", "soft foreground", "depth", "normals
 # *What goes in, and the three maps that shall come out.* The **soft foreground** α says how much of a pixel is person:
 # 1 inside, 0 outside, something between along outlines and in hair. (Chapter 08 had parts instead; DAViD has none.)
 #
-# ## 1 A transformer that sees little, convolutions that see much
+# ## 1 A transformer that sees the whole, convolutions that see every hair
 #
 # **The question.** Self-attention costs the square of the number of tokens. A picture with twice the side has four
 # times the tokens, and attention sixteen times the price. How can a network take pictures of *any* size?
@@ -500,8 +500,8 @@ CONFIGS = {
 
 # %% [markdown]
 # Does our network have as many weights as theirs? The released files (ONNX, 4 bytes a weight) are 428.42 MiB (Base) and
-# 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by 2.53 MiB, and that is exactly two more
-# heads. The model cards also count multiplications at 512 × 512.
+# 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by 2.53 MiB, and that is, to the printed
+# digits, two more heads. The model cards also count multiplications at 512 × 512.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -547,10 +547,10 @@ print(f"two heads: {heads:,} weights; the files differ by {2.53 * MIB:,.0f}")
 # Weights to a fraction of a percent, multiplications to 2.5 % and less, if they are counted the way their profiler
 # seems to have counted; counted exactly, Large has 5 % fewer than its card. (The *seems* is an inference: only so do
 # Base and Large both fit.) Which is also how the resizer's widths were found. All else is known; so what is missing in
-# the sum, 1.4 million weights and about 31 GMACs, must be the resizer and the columns of `mix` that read it. A search
-# over widths from 16 to 256 found one stack of this form that fits both: 80 for the stem, then 80, 96, 192, 256. Other
-# forms fit, too. Theirs is unknown, and a look into the released graph would settle it; another choice is one argument,
-# `Config.resizer`.
+# the sum, 1.4 million weights and about 31 GMACs, must be the resizer and the columns of `mix` that read it. We looked
+# for widths from 16 to 256 that fit both, and took 80 for the stem, then 80, 96, 192, 256. Two sums can't fix five
+# widths: 88, 72, 96, 192, 256 fit as well, and so do other forms. Theirs is unknown, and a look into the released graph
+# would settle it; another choice is one argument, `Config.resizer`.
 #
 # One number in the paper doesn't fit: Base has "0.12 B" parameters in Table 1, but 112 million round to 0.11.
 #
@@ -640,8 +640,9 @@ check(dice_loss)
 #
 # $$\frac{\partial\mathcal L_\text{dice}}{\partial\hat\alpha_i} = \frac{D - 2\alpha_i}{S}. \tag{10.2}$$
 #
-# The answer $\hat\alpha_i$ isn't in it! Wherever $\alpha_i > D/2$, Dice pulls up all the way to 1, everywhere else down
-# to 0. For soft foregrounds it is *wrong*: the truth is not its minimum. The other terms have to hold against it.
+# Its *sign* has nothing to do with $\hat\alpha_i$ (which is in $D$ and $S$ as one of thousands). Wherever $\alpha_i >
+# D/2$, Dice pulls up all the way to 1, everywhere else down to 0. For soft foregrounds it is *wrong*: the truth is not
+# its minimum. The other terms have to hold against it.
 
 # %%
 p, a, rest, total = sympy.symbols("p a rest total", positive=True)  # of one pixel, and the sums of all others
@@ -660,7 +661,8 @@ assert dice_loss((soft == 1).float(), soft) < dice_loss(soft, soft)
 # ### The Laplacian pyramid
 #
 # A pixel by itself knows nothing of hairs. Take a map apart into bands instead: what a small blur removes (the finest
-# detail), then the same of the blurred map at half the size, and so on; at last what remains:
+# detail), then the same of the blurred map at half the size ($\operatorname{pool}_2$: means of 2 × 2 pixels, an odd
+# row or column at the end for itself), and so on; at last what remains:
 #
 # $$\ell^k = x^k - G(x^k), \qquad x^{k+1} = \operatorname{pool}_2 G(x^k), \qquad
 # \mathcal L_\text{lap} = \sum_k \operatorname{mean}\,\bigl|\hat\ell^k - \ell^k\bigr|. \tag{10.3}$$
@@ -755,17 +757,17 @@ print({name: round(value, 2) for name, value in lowest.items()})
 assert lowest["Dice"] < 0.02 and abs(lowest["equation 3"] - 0.4) < 0.03
 
 # %% [markdown]
-# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4. Dice would rather have 0; in the sum it doesn't get its
-# way.*
+# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4 (as near as the 50 tried values are). Dice would rather
+# have 0; in the sum it doesn't get its way.*
 #
 # ### Normals
 #
 # $$\mathcal L_\eta = 1 - \eta\cdot\hat\eta, \tag{10.4}$$
 #
-# on the foreground, $\hat\eta$ at length 1 (§3.3 gives it without a number). It is one half of chapter 08's loss; the
-# other half, L1 on the raw answer, is gone. So nothing here holds the raw answer's length. What does it do? The
-# gradient is at a right angle to the answer, since turning is all that helps, and a step at a right angle makes a
-# vector *longer*, never shorter; and the longer it is, the less a step turns it.
+# on the foreground, with $\eta$ the true normal and the answer $\hat\eta$ at length 1 (§3.3 gives it without a number).
+# It is one half of chapter 08's loss; the other half, L1 on the raw answer, is gone. So nothing here holds the raw
+# answer's length. What does it do? The gradient is at a right angle to the answer, since turning is all that helps, and
+# a step at a right angle makes a vector *longer*, never shorter; and the longer it is, the less a step turns it.
 
 
 # %% tags=["export"]
@@ -800,12 +802,14 @@ plots.curve({"length of the raw answer": lengths, "angle / 90°": angles}, ylabe
 # 08's `relative_depth`). But one stray hair decides where 1 is. Must the network guess that?
 #
 # **The idea** (MiDaS). Forgive scale and shift altogether: for each picture take the $s$ and $t$ that make the answer
-# fit best, and only then look at the error. Its gradients, too, for sharp outlines:
+# fit best, and only then look at the error. Look at the error's differences between neighbours, too, for sharp
+# outlines:
 #
 # $$\mathcal L_d = \mathcal L_\text{MSE}(s\hat d + t,\, d) + \omega_\text{grad}\,\mathcal L_\text{grad}(s\hat d + t,\,
 # d). \tag{4}$$
 #
-# **The derivation.** Minimise $E(s,t) = \sum_i m_i (s p_i + t - d_i)^2$, $m_i$ the mask. Both derivatives are zero:
+# **The derivation.** With $p_i$ for the answer $\hat d_i$, minimise $E(s,t) = \sum_i m_i (s p_i + t - d_i)^2$, $m_i$
+# the mask. Both derivatives are zero:
 #
 # $$\begin{pmatrix} a_{00} & a_{01}\\ a_{01} & a_{11}\end{pmatrix}\begin{pmatrix} s\\ t\end{pmatrix} =
 # \begin{pmatrix} b_0\\ b_1\end{pmatrix},\qquad
@@ -855,10 +859,12 @@ for offset in (0.0, 10.0, 100.0, 1000.0):
     assert abs(by_covariance - 1) < 2e-3
 
 # %% [markdown]
-# So center first. In a loss the answer must exist for *every* batch: nobody in the picture: $s = t = 0$; an answer
-# without variation: $s = 0$ and $t$ the mean depth. No `if`: other pictures of the batch go on.
+# So center first. (And don't ask whether a variance is 0: in floats the mean is rounded, and a constant has the
+# variance of that rounding. Ask whether it is tiny beside the mean's square.) In a loss the answer must exist for
+# *every* batch: nobody in the picture: $s = t = 0$; an answer without variation: $s = 0$ and $t$ the mean depth. No
+# `if`: other pictures of the batch go on.
 #
-# ### Exercise 10.5 — the closed form  ●●○ (12 min)
+# ### Exercise 10.5 — the closed form  ●●○ (18 min)
 #
 # <details><summary>Hint 1</summary>
 #
@@ -907,7 +913,7 @@ print("the same as torch.linalg.lstsq:", [f"s {a:.3f}, t {b:.3f}" for a, b in zi
 #
 # MSE hardly minds a soft outline. So also compare *differences between neighbours*, at the picture's own resolution and
 # at every second, fourth and eighth pixel. With $R = (s\hat d + t - d)$ on the mask, at scale $k$ every $2^k$-th row
-# and column of it, and $m_x$ the mask of the neighbour:
+# and column of $R$ *and of the mask* $m$, and $m_x$, $m_y$ the mask of the neighbour:
 #
 # $$\mathcal L_\text{grad} = \sum_{k=0}^{3}\frac{\sum\bigl(|\partial_x R^k|\,m\,m_x + |\partial_y R^k|\,m\,m_y\bigr)}
 # {\sum m}. \tag{10.6}$$
@@ -1003,9 +1009,9 @@ for term in ("MSE", "gradient"):
 #
 # **Connectivity** (Rhemann et al. 2009) asks what hangs in the air. Raise a threshold $\theta$ from 0.1 to 1 in steps
 # of 0.1, and look at the pixels where *both* maps reach it. Their largest connected piece (4 neighbours) is the person.
-# A pixel's **level** $l_i$ is the last threshold at which it still belonged to it: for a pixel that drops out at
-# $\theta$, the one before, $\theta - 0.1$. What its α has above its level hangs in the air, and counts if it is 0.15 or
-# more:
+# A pixel's **level** $l_i$: if it first doesn't belong to the person at $\theta$, the threshold before, $\theta - 0.1$.
+# Who is out stays out, even where the largest piece jumps. What its α has above its level hangs in the air, and counts
+# if it is 0.15 or more:
 #
 # $$\varphi_i = 1 - \delta_i\,[\delta_i \ge 0.15],\quad \delta_i = \alpha_i - l_i; \qquad
 # \text{Conn} = \frac{1}{1000}\sum_i\bigl|\varphi(\hat\alpha_i) - \varphi(\alpha_i)\bigr|. \tag{10.7}$$
@@ -1015,6 +1021,8 @@ for term in ("MSE", "gradient"):
 # SAD.
 #
 # ### Exercise 10.7 — levels of connectivity  ●●● (18 min)
+#
+# The thresholds, 0 in front, are `THRESHOLDS` below: take its numbers (0.1 · 3 is not its 0.3).
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1083,7 +1091,8 @@ plots.show_images([true, *wrong.values()], ["the truth", *wrong], height=1.5, vm
 # %% [markdown]
 # *Veil and island have nearly the same SAD. The island, which nobody would forgive, is all connectivity error; the
 # veil, less than 0.15 above its level everywhere, has none; and neither has the empty answer.* `course_lib.metrics` has
-# all of this, and SAD-T, which counts only what a trimap calls unknown; its tests hold it to independent code.
+# all of this, and SAD-T, which counts only what a trimap (a map of in, out and unknown) calls unknown; its tests hold
+# it to independent code.
 #
 # ## 4 The paper against its own tables
 #
@@ -1172,11 +1181,12 @@ for name, (rmse, absrel) in ABSREL.items():
 
 # %% [markdown]
 # A face seen from 16 metres and a body from 37, in a capture dome of a few metres? It fits if Goliath's RMSE is in
-# decimetres and Hi4D's in metres (others who measured it found the factor of 10, too). Then "averaged over all" adds
-# decimetres to metres. Read AbsRel, which has no unit.
+# decimetres and Hi4D's in metres (a user of the authors' code reports the factor of 10, too: issue 22 there). Then
+# "averaged over all" adds decimetres to metres. Read AbsRel, which has no unit.
 #
 # **Sixteen times faster?** "∼16× faster (measured in MACs)" than Sapiens-2B, says §4.3; the model cards have the
-# multiplications (MACs) of DAViD, chapter 06 those of Sapiens.
+# multiplications (MACs) of DAViD, chapter 06 those of Sapiens, and its 18 days on 1,024 A100. (72 hours on 300 machines
+# for rendering: chapter 09.)
 
 # %%
 print(f"8,709 / 663 = {8709 / 663:.1f}; 8,709 / 331.5 = {8709 / 331.5:.1f}; 663 / 331.5 = {663 / 331.5:.2f}")
@@ -1186,15 +1196,16 @@ assert round(663 / 331.5, 2) == 2 and round(hours["Sapiens-2B, pretraining"] / 5
 
 # %% [markdown]
 # - The column "GFLOPS" of Table 1 has *twice* the MACs in DAViD's rows (a multiplication and an addition) and the MACs
-#   themselves in Sapiens' rows (1242 and 8709 are Sapiens' own numbers, and leave out attention's products). Alike
-#   counted it is 26 times; from the table as it stands 13 times. Sixteen is neither.
+#   themselves in Sapiens' rows (1242 and 8709 are Sapiens' own numbers, and leave out attention's products). With
+#   MACs on both sides it is 26 times, from the table as it stands 13 times. Sixteen is neither.
 # - "∼800 models with the compute used to train a single Sapiens-2B" is right for one task each: 885. Rendering, 21,600
 #   hours of M60 machines, "equivalent" to 1,344 hours of an A100, isn't in it.
 # - Table 4b: on Hi4D the model of 150,000 pictures has the *better* AbsRel (0.022) than the one of 300,000 (0.024) and
 #   the same RMSE (0.085). "Trainings do not saturate" is seen on Goliath only.
 # - Table 4d: "three separate Large models yield slightly better results" holds for depth and normals. In matting the
 #   multi-task model wins all three columns: 66.08 against 78.17, 5.40 against 5.85, 0.0008 against 0.0009.
-# - Table 5's caption says "base model", its rows say "Large", and carry Large's numbers. §4.3 names it for Table 2.
+# - Table 5's caption says "base model", its rows say "Large", and carry Large's numbers. §4.3 sends its readers to
+#   Table 5 for what is in Table 2.
 #
 # None of this makes the models worse. It says how much to lean on a digit.
 #
@@ -1546,10 +1557,10 @@ perfect = [values for name, values in curves.items() if name.startswith("perfect
 assert perfect[0][0] < perfect[0][1] and perfect[1][0] > perfect[1][SIGMAS.index(COARSE)]
 
 # %% [markdown]
-# *The perfect answer against blurred truth isn't at 0: that is the ceiling. Blurring helps it there, and hurts it
-# against the sharp truth.* So an evaluation on smooth scans rewards smoothness. Where our model's curves have their
-# lowest points says how many of its details are right: a model that is as soft as ours after some minutes has none to
-# lose, and its curves are flat.
+# *The perfect answer against blurred truth isn't at 0: that is the ceiling. Blurring helps it there (by 2 pixels it
+# becomes that truth itself), and hurts it against the sharp truth.* So an evaluation on smooth scans rewards
+# smoothness. Where our model's curves have their lowest points says how many of its details are right: a model that is
+# as soft as ours after some minutes has none to lose, and its curves are flat.
 #
 # ### More pixels
 #
@@ -1639,7 +1650,8 @@ print(f"{1 / min(times):.1f} pictures a second on {run_info(0)['hardware']}")
 # same people. **Data source** (4a): `synth`; `synth-scan`, people as a scanner sees them (a hundred, smoothed, no thin
 # structures); `synth-coarse`, the scenes of `synth` with hair as a mesh. **Size of the data** (4b): 20, 50 and 100 %.
 # **Size of the network** (4c). **One network or three** (4d): one with three heads; three of the same size; three that
-# have as many weights *together*. A difference counts if the means are farther apart than the sum of the spreads.
+# have as many weights *together*. A difference counts if the means are farther apart than the sum of the spreads;
+# neighbours in each list are compared.
 
 
 # %% tags=["export"]
@@ -1728,15 +1740,19 @@ plots.show_images(pictures, ["picture", "foreground", "depth", "normals"], heigh
 
 # %% [markdown]
 # *Eileen Collins (NASA, public domain). Depth and normals are shown where the foreground is more than ½.* Your own:
-# `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour, of any size
-# and shape; then `photo = interpolate(photo, scale_factor=256 / max(photo.shape), mode="area")` and on from `seen = …`.
+# `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour; cut it to a
+# square, then `photo = interpolate(photo, size=(PHOTO, PHOTO), mode="area")` and on from `seen = …`. (The network takes
+# any shape; the camera and the room below are square.)
 #
 # ### Another light
 #
 # Fig. 13 and B.5: a surface that scatters light evenly (Lambert) is as bright as the cosine between its normal and the
 # light. An **ambient** share keeps the rest from being black:
 #
-# $$I' = I\,\bigl(a + (1 - a)\max(0,\ \eta\cdot\mathbf l)\bigr). \tag{10.8}$$
+# $$I' = I\,\bigl(a + (1 - a)\max(0,\ \hat\eta\cdot\mathbf l)\bigr). \tag{10.8}$$
+#
+# $I$ is the picture, $\hat\eta$ the answer, $\mathbf l$ the direction to the light, both of length 1, and $a$ the
+# ambient share.
 #
 # ### Exercise 10.9 — relighting  ●○○ (6 min)
 #

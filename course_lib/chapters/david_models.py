@@ -24,7 +24,7 @@ TASKS = ("depth", "normals", "alpha")
 CHANNELS = {"depth": 1, "normals": 3, "alpha": 1}  # numbers a pixel
 
 
-# Chapter 10, section "1 A transformer that sees little, convolutions that see much"
+# Chapter 10, section "1 A transformer that sees the whole, convolutions that see every hair"
 @dataclass(frozen=True)
 class Config:
     """A network for some of TASKS, what it is shown, and how it is trained.
@@ -614,4 +614,4 @@ def lifted(depth: Tensor, mask: Tensor, K: Tensor, near: float, far: float) -> T
     return unproject(metres[None], K[None])[0][:, mask].T  # (M, 3)
 
 
-# course build sealed the text above: 19fdba30be4792ac
+# course build sealed the text above: 1dd724c9607f80e0
