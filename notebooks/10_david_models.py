@@ -1408,7 +1408,11 @@ for name, row in results.items():
 
 # %% [markdown]
 # (SAD is a sum over 128 × 128 pixels, divided by 1000; RMSE is in metres, after scale and shift; shares go from 0 to 1.
-# "Our bar" is for the shipped model. `positive` would be the share of pictures in which far is large.)
+# "Our bar" is for a model trained for hours.) In the stored run, 4,000 examples long, the foreground has 0.36 of the
+# colour rule's error, normals are off by 30° (41° if everything faced us), and depth by 0.88 of the best constant's:
+# better than every rule that doesn't look at the truth, and far from the bar.
+#
+# `positive` is the share of pictures in which far is large: the sign that was left to chance.
 
 # %%
 positive = {name: row["positive"] for name, row in results.items()}
@@ -1433,7 +1437,8 @@ side_by_side(held, found[best], shown)
 
 # %% [markdown]
 # *Held-out people. Each task: the truth, and below it what the model says. Depth and normals are shown on human
-# pixels.*
+# pixels.* The trunk bulges, the limbs hardly have a direction yet, and the mask has neither fingers nor hair. Details
+# come last.
 #
 # **By framing**, as in Tables 1 and 2. "All" counts every picture once; the plain mean of the three rows is another
 # number (section 4).
@@ -1540,7 +1545,9 @@ mosaic(rows, list(by_size), height=2.4)
 
 # %% [markdown]
 # *Above: what comes of 128 pixels, enlarged; below: of 256.* The network is the same and was never trained on such
-# pictures. The paper's claim is a qualitative one, too: it shows pictures and no numbers.
+# pictures. In the stored run nothing is gained: SAD 5.00 and 5.15, normals 30.0° and 30.1°. More pixels sharpen what is
+# there already, and after some minutes no detail is. The paper's claim is a qualitative one, too: it shows pictures and
+# no numbers.
 #
 # ### What it costs
 #
@@ -1576,8 +1583,9 @@ ax.legend(frameon=False, markerscale=0.3, loc="lower right")
 plt.show()
 
 # %% [markdown]
-# (The multi-task model's cost includes its normals and its foreground.) **Pictures a second**: the paper says "∼48 FPS
-# on NVIDIA A100" for Large at 512 × 512. Ours at the same 512 × 512, on this machine:
+# (The multi-task model's cost includes its normals and its foreground. Chapter 08's network has seen sixteen times as
+# many examples, though none of these places; training beats architecture.) **Pictures a second**: the paper says "∼48
+# FPS on NVIDIA A100" for Large at 512 × 512. Ours at the same 512 × 512, on this machine:
 
 # %%
 from time import perf_counter
@@ -1689,7 +1697,9 @@ plots.show_images(pictures, ["picture", "foreground", "depth", "normals"], heigh
 
 
 # %% [markdown]
-# *Eileen Collins (NASA, public domain). Depth and normals are shown where the foreground is more than ½.* Your own:
+# *Eileen Collins (NASA, public domain). Depth and normals are shown where the foreground is more than ½.* In the stored
+# run head and shoulders are found; of the suit's lower half and the helmet the network isn't sure, and flag and shuttle
+# are half taken for somebody. That is what some minutes are worth, and a photograph tells it at once. Your own:
 # `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour; cut it to a
 # square, then `photo = interpolate(photo, size=(PHOTO, PHOTO), mode="area")` and on from `seen = …`. (The network takes
 # any shape; the camera and the room below are square.)
@@ -1901,6 +1911,10 @@ print(
 side_by_side(own_eyes, said, range(min(6, len(own_eyes["image"]))))
 
 # %% [markdown]
+# In the stored run tattoos cost 1.0°, the printed pattern 0.1° and hard light 1.9°: little, since a model that is so
+# soft sees little of a pattern. From one's own eyes normals are off by 59°, twice as much as elsewhere, and floors are
+# taken for bodies: a view that no training picture had.
+#
 # ## 8 The paper's runs
 #
 # Three single-task runs and the multi-task one, each on one machine with four A100: 100 epochs of 300,000 pictures. The
