@@ -1635,7 +1635,7 @@ plt.show()
 
 # %% [markdown]
 # (The multi-task model's cost includes its normals and its foreground. Chapter 08's network has seen sixteen times as
-# many examples, though none of these places; training beats architecture.) **Pictures a second**: the paper says "∼48
+# many examples, though none of these places, for one task.) **Pictures a second**: the paper says "∼48
 # FPS on NVIDIA A100" for Large at 512 × 512. Ours at the same 512 × 512, on this machine:
 
 # %%
