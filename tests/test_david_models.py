@@ -16,6 +16,7 @@ from course_lib.chapters.david_models import CONFIGS, STUDIES, TASKS, Arm, Confi
 from course_lib.chapters.sapiens_pretraining import CONFIGS as PRETRAINING
 from course_lib.chapters.sapiens_pretraining import MaskedAutoencoder, encoder_state
 from course_lib.data.schema import Sample
+from course_lib.data.worlds import world_named
 from course_lib.studies import david as runs
 
 SMOKE = CONFIGS["smoke"]
@@ -298,15 +299,6 @@ def test_nobody_is_not_measured():
         runs.held_out({name: values[None] for name, values in rows.items()})
 
 
-def test_coarse_labels_are_smoother_and_stay_on_the_person():
-    rows = {name: values[None] for name, values in david.packed(person()).items()}
-    coarse = runs.coarsened(rows, 2.0)
-    there = rows["depth"] > 0
-    assert torch.equal(coarse["depth"] > 0, there) and coarse["normals"].dtype == torch.int8
-    assert coarse["depth"][there].std() < 0.5 * rows["depth"][there].std()
-    assert runs.coarsened(rows, 0.0) is rows
-
-
 # ---------------------------------------------------------- studies and what is shipped
 def test_three_thirds_have_as_many_weights_as_one():
     def together(arm: Arm) -> int:
@@ -315,6 +307,13 @@ def test_three_thirds_have_as_many_weights_as_one():
     arms = STUDIES["multitask"].arms
     assert abs(together(arms["three-thirds"]) / together(arms["multi"]) - 1) < 0.02
     assert together(arms["three"]) > 2.8 * together(arms["multi"])
+
+
+def test_the_sources_are_worlds_whose_data_the_study_names():
+    asked = STUDIES["source"]
+    assert len({arm.world for arm in asked.arms.values()}) == 3
+    for arm in asked.arms.values():
+        assert world_named(arm.world) and f"{arm.world}-train-coco17-64-{arm.pictures}" in asked.data
 
 
 @pytest.mark.parametrize("arm", ["multi", "three"])
