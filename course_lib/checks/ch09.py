@@ -151,6 +151,8 @@ def composite(answer):
         f"{what}: the light has 3 values a pixel, 4 were expected: before the first layer (1), then behind each",
     )
     passes = array(found[1], (2, 4), f"{what}, the light that passes")
+    summed = torch.from_numpy(np.concatenate([np.ones((2, 1)), 1 - alpha.cumsum(1)], 1))
+    expect_not_close(passes, summed, "The light is a product: each layer takes its share of what is left, not of all")
     expect_not_close(passes, 1 - right_passes, "That is what is taken. The light that passes was asked for")
     expect_close(passes, right_passes, f"{what}, the light that passes")
     seen = array(found[0], (2, 2), f"{what}, what is seen")
@@ -159,12 +161,25 @@ def composite(answer):
     expect_not_close(
         seen, torch.from_numpy((alpha[..., None] * values).sum(1)), "Layers don't hide each other: where is the light?"
     )
+    back = torch.from_numpy(david.composite(alpha[:, ::-1].copy(), values[:, ::-1].copy())[0])
+    expect_not_close(seen, back, "That is from back to front: the first layer is the nearest")
     whole = right_seen / (1 - right_passes[:, -1:])
     expect_not_close(seen, whole, "The sum was divided by the coverage. What is seen of the layers is the sum itself")
     expect_close(seen, right_seen, f"{what}, what is seen")
     nothing = answer(np.zeros((2, 0)), np.zeros((2, 0, 3)))
     expect_close(array(nothing[1], (2, 1), "no layers"), torch.ones(2, 1, dtype=torch.float64), "no layers: all passes")
     expect_close(array(nothing[0], (2, 3), "no layers"), torch.zeros(2, 3, dtype=torch.float64), "no layers")
+
+
+@wrong_answer("09.3", says="from back to front")
+def composite_backwards(alpha, values):
+    return david.composite(alpha[:, ::-1].copy(), values[:, ::-1].copy())[0], david.composite(alpha, values)[1]
+
+
+@wrong_answer("09.3", says="is a product")
+def composite_of_sums(alpha, values):
+    passes = np.concatenate([np.ones((len(alpha), 1)), 1 - alpha.cumsum(1)], 1)
+    return (alpha[..., None] * values * passes[:, :-1, None]).sum(1), passes
 
 
 @wrong_answer("09.3", says="light behind it")

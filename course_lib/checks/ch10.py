@@ -357,7 +357,9 @@ def own_gradient(residual: Tensor, mask: Tensor, scales: int = 4, **wrong) -> Te
             r, m = picture[::step, ::step], human[::step, ::step]
             both = torch.ones_like(m) if wrong.get("no_mask") else m
             value = sum(
-                (r[y, x] - r[y - dy, x - dx]).abs() * both[y, x] * (both[y - dy, x - dx] if "one" not in wrong else 1)
+                (r[y, x] - r[y - dy, x - dx]).abs()
+                * (both[y, x] if wrong.get("one") != "before" else 1)
+                * (both[y - dy, x - dx] if wrong.get("one") != "after" else 1)
                 for dy, dx in ((0, 1), (1, 0))
                 for y in range(dy, r.shape[0])
                 for x in range(dx, r.shape[1])
@@ -378,7 +380,12 @@ def gradient_term(answer):
         "The mask is missing: differences with and between pixels outside count": own_gradient(
             residual, mask, no_mask=True
         ),
-        "A difference counts if only one of its pixels is human. Both must be": own_gradient(residual, mask, one=True),
+        "A difference counts if only one of its pixels is human. Both must be": own_gradient(
+            residual, mask, one="after"
+        ),
+        "A difference counts if only its first pixel is human. Both must be": own_gradient(
+            residual, mask, one="before"
+        ),
         "All four scales are the same: take every 2^k-th row and column": own_gradient(residual, mask, one_scale=True),
         "The human pixels of the whole picture are divided by. Those of the scale are meant": own_gradient(
             residual, mask, whole=True
@@ -402,6 +409,16 @@ def gradient_one_pixel(residual, mask, scales=4):
     for step in (2**k for k in range(scales)):
         r, m = residual[:, ::step, ::step], mask[:, ::step, ::step].float()
         across, down = (r[:, :, 1:] - r[:, :, :-1]).abs() * m[:, :, 1:], (r[:, 1:] - r[:, :-1]).abs() * m[:, 1:]
+        total = total + (across.sum((1, 2)) + down.sum((1, 2))) / m.sum((1, 2)).clamp(min=1)
+    return total
+
+
+@wrong_answer("10.6", says="only its first pixel")
+def gradient_first_pixel(residual, mask, scales=4):
+    total = 0
+    for step in (2**k for k in range(scales)):
+        r, m = residual[:, ::step, ::step], mask[:, ::step, ::step].float()
+        across, down = (r[:, :, 1:] - r[:, :, :-1]).abs() * m[:, :, :-1], (r[:, 1:] - r[:, :-1]).abs() * m[:, :-1]
         total = total + (across.sum((1, 2)) + down.sum((1, 2))) / m.sum((1, 2)).clamp(min=1)
     return total
 
@@ -452,7 +469,7 @@ def own_level(prediction: np.ndarray, target: np.ndarray, **wrong) -> np.ndarray
             break
         piece = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
         piece = reached if wrong.get("all_pieces") else piece
-        level[inside & ~piece] = david.THRESHOLDS[k if wrong.get("late") else k - 1]
+        level[(inside | bool(wrong.get("over"))) & ~piece] = david.THRESHOLDS[k if wrong.get("late") else k - 1]
         inside &= piece
     return level
 
@@ -469,6 +486,9 @@ def connected(answer):
             prediction, target, late=True
         ),
         "Only the answer has to reach the threshold. Both maps must": own_level(prediction, target, one_map=True),
+        "Each threshold writes over what the ones before have said. Only who drops out now gets a level": own_level(
+            prediction, target, over=True
+        ),
     }
     for words, mistake in mistakes.items():
         expect_not_close(torch.from_numpy(found), mistake, words)
@@ -490,6 +510,11 @@ def connected(answer):
 @wrong_answer("10.7", says="Only the largest")
 def level_all_pieces(prediction, target):
     return own_level(prediction, target, all_pieces=True)
+
+
+@wrong_answer("10.7", says="writes over")
+def level_overwritten(prediction, target):
+    return own_level(prediction, target, over=True)
 
 
 @wrong_answer("10.7", says="It is the one before")
