@@ -877,7 +877,8 @@ assert rough.dtype == torch.float32 and error < 0.1
 # %% [markdown]
 # Less than a per cent, in a gradient that would change by far more with another batch: training does not notice.
 #
-# *On a CPU* bf16 is worth it where the processor has instructions for it, and fused attention is its one trap: in
+# *On a CPU* bf16 is worth it where the processor has instructions for it (where it has none, `fit` measures that and
+# stays in 32 bits). Fused attention is its one trap: in
 # PyTorch 2.13 its backward pass in bf16 is several times slower than in 32 bits. Chapter 04's block writes attention
 # out as `softmax(q kᵀ) v` there, which is faster and keeps the N × N weights. On a GPU it never does.
 #
