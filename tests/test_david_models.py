@@ -16,6 +16,7 @@ from course_lib.chapters.david_models import CONFIGS, STUDIES, TASKS, Arm, Confi
 from course_lib.chapters.sapiens_pretraining import CONFIGS as PRETRAINING
 from course_lib.chapters.sapiens_pretraining import MaskedAutoencoder, encoder_state
 from course_lib.data.schema import Sample
+from course_lib.data.sets import people_samples, rendered
 from course_lib.data.worlds import world_named
 from course_lib.studies import david as runs
 
@@ -345,3 +346,31 @@ def test_relighting_and_the_cloud_of_a_sphere():
     points = david.lifted(depth, inside, david.guessed_camera((33, 33)), 1.0, 1.4)
     assert points[:, 2].min() == pytest.approx(1.0) and points[:, 2].max() == pytest.approx(1.4)
     assert points[points[:, 2].argmin(), :2].norm() < 0.05
+
+
+def test_a_second_world_takes_the_last_share_of_the_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    monkeypatch.setenv("COURSE_SCALE", "smoke")
+    seen, usual = [], runs.train
+    monkeypatch.setattr(
+        runs,
+        "train",
+        lambda recipe, *a, **o: seen.append((recipe.steps, recipe.optimizer.lr)) or usual(recipe, *a, **o),
+    )
+    found = runs.compare(STUDIES["definition"].arms["both"], seed=0, steps=4)
+    assert seen == [(3, 1.5e-3), (1, 0.5e-3)] and {"sad", "mse"} <= set(found) and "angle" not in found
+
+
+def test_errors_are_told_apart_by_group(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    monkeypatch.setenv("COURSE_SCALE", "smoke")
+    samples = list(people_samples("synth", 6, 32, "test"))
+    held = runs.held_out(runs.packed_set(rendered("synth", 6, 32, "test")) | runs.group_numbers(samples, "skin"))
+    answer = {"alpha": held["alpha"].clone()}
+    wrong = next(n for n in range(3) if (held["group"] == n).any())
+    answer["alpha"][held["group"] == wrong] = 1 - answer["alpha"][held["group"] == wrong]
+    found = runs.of_groups(answer, held, "skin")
+    assert len([name for name in found if name.startswith("sad")]) == len(set(held["group"].tolist()) - {-1})
+    for number, name in enumerate(runs.group_names("skin")):
+        if f"sad_{name}" in found:
+            assert (found[f"sad_{name}"] > 0) == (number == wrong)

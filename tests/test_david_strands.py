@@ -363,3 +363,36 @@ def test_traits_are_those_of_the_dressed_person():
     for number in range(6):
         person = worlds.identity("val", number)[1]
         assert worlds.traits("val", number) == {name: group(person) for name, group in worlds.GROUPS.items()}
+
+
+def test_what_people_hold_counts_in_alpha_if_the_labels_say_so():
+    size = (64, 64)
+    scene, posed = worlds.sample_scene("synth-held", "train", 0, 2, size)
+    held = [thing for thing in scene.objects if thing.held]
+    assert held and posed[0].joints[:, 25:].sub(held[0].vertices.mean(0)).norm(dim=-1).min() < 0.6
+    said = {
+        counts: render_scene(
+            scene.people[0], scene.cameras[0], size, scene.lights, scene.background, scene.objects, posed=posed[0],
+            targets=Targets(held=counts),
+        )
+        for counts in (False, True)
+    }  # fmt: skip
+    more = said[True]["alpha"] - said[False]["alpha"]
+    assert more.min() >= 0 and more.max() > 0.9
+    assert all(np.array_equal(said[True][n], said[False][n]) for n in ("image", "depth", "normals", "instances"))
+
+
+def test_a_world_with_things_in_hands_is_the_world_without_them_else():
+    (scene, posed), (other, others) = (
+        worlds.sample_scene(name, "train", 0, 2, (64, 64)) for name in ("synth-held", "synth")
+    )
+    assert torch.equal(posed[0].vertices, others[0].vertices)
+    assert [thing for thing in scene.objects if not thing.held] and len(scene.objects) > len(other.objects)
+    assert sum(not thing.held for thing in scene.objects) == len(other.objects)
+
+
+def test_the_unfair_world_has_few_of_one_group():
+    chosen = [
+        n for block in range(30) for n in worlds.cast(worlds.WORLDS["synth-unfair"], "synth", "train", 0, 60 * block)
+    ]
+    assert 0 < np.mean([worlds.traits("train", n)["skin"] == "dark" for n in chosen]) < 0.05

@@ -537,7 +537,8 @@ SHIPPED = {"multitask": Shipped("david_models-multitask", CONFIGS["shipped"], f"
 @dataclass(frozen=True)
 class Arm:
     """One arm of a study: a model of these tasks, or (`split`) one for each of them, trained from a random start on
-    `pictures` of a world; measured on `tested` pictures of WORLD."""
+    `pictures` of a world, the share `late` of the steps on those of the world `then`, if there is one; measured on
+    `tested` pictures of another, and again for each group of the trait `by`."""
 
     world: str = WORLD
     pictures: int = 3000
@@ -552,6 +553,10 @@ class Arm:
     batch: int = 32
     lr: float = 1.5e-3
     tested: int = 300
+    tested_in: str = WORLD
+    then: str = ""
+    late: float = 0.25
+    by: str = ""
 
 
 # Chapter 10, section "The paper's ablations"
@@ -575,15 +580,30 @@ def question(name: str, title: str, arms: dict[str, Arm], data: tuple[str, ...] 
     return Study(f"10.{name}", title, arms, f"{RUNS}:compare", 600, data=data)
 
 
+# Chapter 10, section "The paper's ablations"
+def target(world: str) -> tuple[str, str]:
+    """The data sets of another world, to train and to test on."""
+    return f"{world}-train-coco17-64-3000", f"{world}-test-coco17-64-300"
+
+
 SOURCES = {"full": Arm(), "scan": Arm(world="synth-scan"), "coarse": Arm(world="synth-coarse")}
 COUNTED = {"20%": Arm(pictures=600), "50%": Arm(pictures=1500), "100%": Arm()}
 LADDER = {"small": Arm(width=48, features=16), "middle": Arm(), "large": Arm(width=144, depth=6, heads=6, features=48)}
 JOINED = {"multi": Arm(), "three": Arm(split=True), "three-thirds": Arm(split=True, width=52, features=20)}
+# What counts as foreground, and what depth looks like, in another world: only there, only in ours, or ours first
+HELD = {"tasks": ("alpha",), "tested_in": "synth-held"}
+SCANNED = {"tasks": ("depth",), "tested_in": "synth-scan"}
+DEFINITION = {"synth": Arm(**HELD), "held": Arm("synth-held", **HELD), "both": Arm(then="synth-held", **HELD)}
+SURFACE = {"synth": Arm(**SCANNED), "scan": Arm("synth-scan", **SCANNED), "both": Arm(then="synth-scan", **SCANNED)}
+BALANCE = {"two-percent": Arm("synth-unfair", by="skin"), "balanced": Arm(by="skin")}
 STUDIES = {
     "source": question("source", "where the data are from (Table 4a)", SOURCES, DATA + OTHERS),
     "data_size": question("data_size", "how many pictures (Table 4b)", COUNTED),
     "model_size": question("model_size", "how large the network is (Table 4c)", LADDER),
     "multitask": question("multitask", "one network or three (Table 4d)", JOINED),
+    "definition": question("definition", "what is foreground (Table 6)", DEFINITION, DATA[:1] + target("synth-held")),
+    "surface": question("surface", "what depth looks like (Table 7)", SURFACE, DATA[:1] + target("synth-scan")),
+    "balance": question("balance", "one group at 2 % (§5)", BALANCE, DATA + target("synth-unfair")[:1]),
 }
 
 
@@ -614,4 +634,4 @@ def lifted(depth: Tensor, mask: Tensor, K: Tensor, near: float, far: float) -> T
     return unproject(metres[None], K[None])[0][:, mask].T  # (M, 3)
 
 
-# course build sealed the text above: 1dd724c9607f80e0
+# course build sealed the text above: 4d75719d6cf7c32b

@@ -29,10 +29,12 @@ _PARTS = {name: PART_IDS["Hair"] for name in ("hair",)} | {n: PART_IDS["Face_Nec
 @dataclass(frozen=True)
 class Targets:
     """What the labels say: hair's normals are those of its `proxy` or of its single strands (`strand`); lenses count
-    as opaque surfaces (`lens`) or not at all. The picture and its alpha are the same either way."""
+    as opaque surfaces (`lens`) or not at all; alpha counts what people have in their hands (`held`) or not. The picture
+    is the same either way."""
 
     hair: str = "proxy"
     lens: bool = False
+    held: bool = False
 
     def __post_init__(self):
         if self.hair not in ("proxy", "strand"):

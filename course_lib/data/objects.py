@@ -4,6 +4,7 @@ Every maker returns an `ObjectMesh` that stands on y = 0 around the origin; `Obj
 """
 
 import colorsys
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,19 +18,21 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ObjectMesh:
-    """A mesh in the world: vertices (V, 3) metres, faces (F, 3) int64, colours (V, 3) RGB, normals (V, 3) unit."""
+    """A mesh in the world: vertices (V, 3) metres, faces (F, 3) int64, colours (V, 3) RGB, normals (V, 3) unit; `held`
+    where somebody has it in a hand."""
 
     vertices: Tensor
     faces: Tensor
     colours: Tensor
     normals: Tensor
+    held: bool = False
 
     def placed(self, yaw: float, position: tuple[float, float, float]) -> "ObjectMesh":
         """The mesh turned by `yaw` radians about the vertical and moved to `position` metres."""
         c, s = float(np.cos(yaw)), float(np.sin(yaw))
         turn = torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
         vertices = self.vertices @ turn.T + torch.tensor(position, dtype=torch.float32)
-        return ObjectMesh(vertices, self.faces, self.colours, self.normals @ turn.T)
+        return dataclasses.replace(self, vertices=vertices, normals=self.normals @ turn.T)
 
     def radius(self) -> float:
         """Of the circle around the origin that it stands in, metres."""

@@ -30,6 +30,7 @@ from course_lib.data.wardrobe import dress
 from course_lib.threads import one_thread
 
 OBJECT = Surface("object", 0, None, two_sided=True)
+HELD = -1
 _SKIN_PARTS = np.array([PART_IDS[name] for name in SKIN_CLASSES])
 
 
@@ -37,7 +38,8 @@ _SKIN_PARTS = np.array([PART_IDS[name] for name in SKIN_CLASSES])
 class Scene:
     """Everything in one mesh. vertices (N, 3), normals (N, 3), attributes (N, 11 = rest + fields), classes (N, 14),
     turns (N, 9), faces (F, 3), outward (3, F) their normals, twice their area long, surface (F,) into `surfaces`;
-    casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 0 for objects, 1.. for people."""
+    casting (C, 3) are faces of a coarser mesh that casts shadows; owner (S,) is 1.. for people, 0 for objects, and
+    HELD for those in somebody's hand."""
 
     vertices: Tensor
     normals: Tensor
@@ -87,7 +89,7 @@ def gather_scene(people: list[Person], posed: PosedPeople | None, objects: Seque
     for thing in objects:
         parts.append(object_part(thing))
         surfaces.append(OBJECT)
-        owner.append(0)
+        owner.append(HELD if thing.held else 0)
     if len(parts) == 1:
         return Scene(**parts[0], surfaces=surfaces, owner=torch.tensor(owner), strands=strands)
     vertex_count = np.cumsum([0] + [len(p["vertices"]) for p in parts])
@@ -355,7 +357,8 @@ def render_scene(
     if not len(hits.pixel):
         return finish(backdrop, behind, {})
     shaded, result = shade_hits(scene, hits, front, camera, lights, shadow, every_sample)
-    labels = pick_labels(hits, shaded, result, scene.owner.numpy(), camera)
+    targets = targets or Targets()
+    labels = pick_labels(hits, shaded, result, scene.owner.numpy(), camera, targets.held)
     fragments, canvas = [], None
     if scene.layered():
         canvas = opaque_canvas(backdrop, behind, hits, shaded.colour, result, scene.owner.numpy(), supersample)
@@ -363,7 +366,7 @@ def render_scene(
     average_into(backdrop, hits, shaded.colour, result)
     pictures = spread(labels, hits.pixel, behind.numel())
     if fragments:
-        lay_over(canvas, Fragments.joined(fragments), targets or Targets(), camera.R[0].numpy(), backdrop, pictures)
+        lay_over(canvas, Fragments.joined(fragments), targets, camera.R[0].numpy(), backdrop, pictures)
     return finish(backdrop, behind, pictures)
 
 
@@ -422,13 +425,13 @@ def average_into(image: np.ndarray, hits: Hits, colour: np.ndarray, result: np.n
 
 
 def pick_labels(
-    hits: Hits, shaded: Shaded, result: np.ndarray, owners: np.ndarray, camera: Camera
+    hits: Hits, shaded: Shaded, result: np.ndarray, owners: np.ndarray, camera: Camera, held: bool = False
 ) -> dict[str, np.ndarray]:
     """alpha, depth, normals, parts and instances (..., n) of the covered pixels.
 
     A pixel is labelled when people cover half of it (an object's depth counts when both do): the sample of a person
     that is nearest names instance, class and normal. Its depth is the mean over that person's samples near that depth,
-    which is second-order exact at the pixel's centre.
+    which is second-order exact at the pixel's centre. With `held`, what people hold counts in alpha, and only there.
     """
     owner = np.where(hits.covered, owners.take(hits.surface), 0)  # (S, n)
     alpha = (owner > 0).mean(0, dtype=np.float32)
@@ -441,6 +444,7 @@ def pick_labels(
     same = eligible & (owner == instance) & (hits.depth < nearest * 1.004 + 0.01)
     depth = np.where(same, hits.depth, 0).sum(0) / np.maximum(same.sum(0, dtype=np.float32), 1)
     normals = camera.R[0].numpy() @ shaded.normal.take(best, 1) * np.float32([[1], [-1], [-1]])
+    alpha = alpha + (owner == HELD).mean(0, dtype=np.float32) if held else alpha
     return {
         "alpha": alpha, "depth": np.where(labelled, depth, np.inf), "normals": normals * person,
         "parts": shaded.part.take(best) * person, "instances": instance * person,

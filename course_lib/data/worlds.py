@@ -18,6 +18,7 @@ from course_lib.chapters.david_data import balancing_weights
 from course_lib.data import views
 from course_lib.data.backgrounds import Background, sample_background
 from course_lib.data.glasses import sample_glasses
+from course_lib.data.held import held_things
 from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, visibility
 from course_lib.data.layers import Targets
 from course_lib.data.lighting import Lights, sample_lights
@@ -79,6 +80,7 @@ class World:
     draws: str = ""  # the world whose random numbers this one shares: scene i is the same there, but for what follows
     targets: Targets = Targets()  # what labels say of hair and lenses
     demographics: dict[str, dict[str, float]] = field(default_factory=dict)  # `GROUPS` -> shares of the cast
+    holding: float = 0.0  # share of the people with something in a hand
 
 
 WORLDS = {
@@ -114,6 +116,7 @@ DEMOGRAPHICS = {
     "age": {"19-34": 0.4, "35-54": 0.35, "55-85": 0.25},
     "skin": {"light": 1 / 3, "medium": 1 / 3, "dark": 1 / 3},
 }
+RARE = {"light": 0.49, "medium": 0.49, "dark": 0.02}
 _SYNTH = World(
     1_000_000, {1: 0.9, 2: 0.1}, {"room": 4, "outdoors": 4, "studio": 2, "plain": 1}, (0, 2), become=with_strands,
     draws="synth", demographics=DEMOGRAPHICS,
@@ -124,6 +127,8 @@ WORLDS |= {
     "synth-lens": dataclasses.replace(_SYNTH, targets=Targets(lens=True)),
     "synth-coarse": dataclasses.replace(_SYNTH, become=None),
     "synth-scan": dataclasses.replace(_SYNTH, become=None, identities=100, smooth=True, draws=""),
+    "synth-held": dataclasses.replace(_SYNTH, holding=0.9, targets=Targets(held=True)),
+    "synth-unfair": dataclasses.replace(_SYNTH, demographics=DEMOGRAPHICS | {"skin": RARE}),
 }
 
 
@@ -670,6 +675,8 @@ def sample_scene(
     objects = seats(rng, actors, posed)
     objects += scatter(rng, world, place, eyes, actors, objects, framing)
     lights, background = surroundings(rng, place, eyes, cloud, objects)
+    if world.holding:
+        objects += held_things(scene_rng(f"{stream}/held", split, seed, index), world.holding, posed[0])
     names, families = zip(*((actor.name, actor.family) for actor in actors), strict=True)
     people, words = [[a.at(frame) for a in actors] for frame in range(frames)], f"{place}/{lights.kind}/{framing}"
     scene = Scene(

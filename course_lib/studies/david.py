@@ -15,8 +15,11 @@ from torch.nn.functional import normalize as unit
 from course_lib import metrics
 from course_lib.chapters import david_models
 from course_lib.chapters.david_data import packed, unpacked
+from course_lib.data.schema import Sample
 from course_lib.data.sets import rendered
+from course_lib.data.shards import Samples
 from course_lib.data.streams import TensorStream
+from course_lib.data.worlds import DEMOGRAPHICS, traits
 from course_lib.recipe import Batch
 from course_lib.scale import pick, scale
 from course_lib.shipped import note_data, round_weights, train
@@ -136,20 +139,46 @@ POOL = {"smoke": 8, "laptop": 3000}  # pictures of a world, rendered once: an ar
 
 def compare(arm, seed: int, steps: int) -> Metrics:
     """A study's run: a model for all of the arm's tasks, or one for each of them (`split`), trained for `steps` steps
-    the arm's pictures and measured on other people of the chapter's world: `all_metrics`, and the parameters of
-    all its models together."""
+    on the arm's pictures and measured on other people of its world `tested_in`: `all_metrics`, and the parameters of
+    all its models together. With `by`, all metrics also for each group of that trait, as `angle_dark`."""
     arm = shrunk(arm) if scale() == "smoke" else arm
-    held = held_out(packed_set(rendered(david_models.WORLD, arm.tested, arm.size, "test")))
-    tensors = packed_set(rendered(arm.world, pick(**POOL), arm.size))
-    if arm.pictures > len(tensors["image"]):
-        raise ValueError(f"{arm.pictures} pictures are more than the {len(tensors['image'])} that are rendered")
-    tensors = {name: values[: arm.pictures] for name, values in tensors.items()}
+    folder = rendered(arm.tested_in, arm.tested, arm.size, "test")
+    held = held_out(packed_set(folder) | (group_numbers(Samples(folder, only=()), arm.by) if arm.by else {}))
     found, parameters = {}, 0
     for tasks in groups(arm):
-        model = trained(david_models.arm_config(arm, tasks, steps), tensors, seed)
-        found |= all_metrics(answers(model, held["image"]), held)
+        model = trained(arm, tasks, steps, seed)
+        answer = answers(model, held["image"])
+        found |= all_metrics(answer, held)
+        found |= of_groups(answer, held, arm.by) if arm.by else {}
         parameters += sum(p.numel() for p in model.parameters())
     return found | {"parameters": float(parameters)}
+
+
+def group_names(trait: str) -> list[str]:
+    """The groups of a trait of DEMOGRAPHICS, in its order."""
+    return list(DEMOGRAPHICS[trait])
+
+
+def group_numbers(samples: Sequence[Sample], trait: str) -> Batch:
+    """group (N,): which group of a trait the person of each picture is of, as a number; -1 with several people."""
+    names = group_names(trait)
+    numbers = torch.full((len(samples),), -1)
+    for index in range(len(samples)):
+        if len(people := samples[index].people) == 1:
+            split, _, number = people[0].identity.partition("-")
+            numbers[index] = names.index(traits(split, int(number))[trait])
+    return {"group": numbers}
+
+
+def of_groups(answer: dict[str, Tensor], held: Batch, trait: str) -> Metrics:
+    """`all_metrics` of each group's pictures, the group's name behind; groups without a picture are left out."""
+    found = {}
+    for number, name in enumerate(group_names(trait)):
+        rows = (held["group"] == number).nonzero()[:, 0]
+        if len(rows):
+            part = all_metrics({n: x[rows] for n, x in answer.items()}, {n: x[rows] for n, x in held.items()})
+            found |= {f"{metric}_{name}": value for metric, value in part.items()}
+    return found
 
 
 def groups(arm) -> list[Sequence[str]]:
@@ -162,8 +191,25 @@ def shrunk(arm):
     return dataclasses.replace(arm, pictures=min(arm.pictures, 8), tested=4, batch=4, size=32, width=32)
 
 
-def trained(config, tensors: Batch, seed: int) -> nn.Module:
-    """A model from a random start."""
-    stream = TensorStream(tensors, seed, david_models.transform(config))
+def trained(arm, tasks: Sequence[str], steps: int, seed: int) -> nn.Module:
+    """A model from a random start on the arm's world; with `then`, the last `late` of the steps on that world, at a
+    third of the learning rate."""
+    late = round(arm.late * steps) if arm.then else 0
+    model = fitted(arm, arm.world, tasks, steps - late, seed)
+    if not late:
+        return model
+    slower = dataclasses.replace(arm, lr=arm.lr / 3)
+    return fitted(slower, arm.then, tasks, late, seed, model)
+
+
+def fitted(arm, world: str, tasks: Sequence[str], steps: int, seed: int, model: nn.Module | None = None) -> nn.Module:
+    """A model, or the one given, trained on the arm's number of pictures of a world."""
+    tensors = packed_set(rendered(world, pick(**POOL), arm.size))
+    if arm.pictures > len(tensors["image"]):
+        raise ValueError(f"{arm.pictures} pictures are more than the {len(tensors['image'])} that are rendered")
+    config = david_models.arm_config(arm, tasks, steps)
+    stream = TensorStream({n: x[: arm.pictures] for n, x in tensors.items()}, seed, david_models.transform(config))
     recipe = dataclasses.replace(david_models.recipe(config, stream), seed=seed)
+    if model is not None:
+        recipe = dataclasses.replace(recipe, model=lambda: model)
     return train(recipe, None, progress=False).model.eval()
