@@ -164,7 +164,8 @@ for a, b in np.ndindex(*table.shape):
     table[a, b] = np.mean(chosen) if chosen and a != b else np.nan
 kinds = {}
 for (i, _), distance in zip(pairs, apart.tolist(), strict=True):
-    kinds.setdefault(skeletons.unsided(base[i]), []).append(distance)
+    if skeletons.left_of(base[i]) in skeletons.SPOTS:  # markers left out
+        kinds.setdefault(skeletons.unsided(base[i]), []).append(distance)
 worst = sorted(kinds, key=lambda kind: -np.mean(kinds[kind]))[:14]
 
 # %%
@@ -177,7 +178,7 @@ right.barh(worst[::-1], [np.mean(kinds[kind]) for kind in worst[::-1]], color="#
 right.set_xlabel("mm apart, mean over pairs of formats")
 
 # %% [markdown]
-# *Left: each pair of formats (white: no name in common). Right: the names that are furthest apart.*
+# *Left: each pair of formats (white: no name in common). Right: the joints that are furthest apart, markers left out.*
 #
 # Three ways out that come to mind, and what is wrong with them:
 #
