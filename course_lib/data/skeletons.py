@@ -246,7 +246,7 @@ def mirror_permutation(names: tuple[str, ...]) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------- regressors
-BLOCK = 16  # people that are posed at once
+BLOCK = 64  # people that are posed at once
 FARTHEST = 0.25  # metres from a joint to the vertices that it is made of
 CUBE = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)
 DIRECTIONS = CUBE[np.abs(CUBE).sum(1) % 2 == 1]  # to the 6 faces and the 8 corners of a cube
