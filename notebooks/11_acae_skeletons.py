@@ -182,7 +182,7 @@ right.set_xlabel("mm apart, mean over pairs of formats")
 # %% [markdown]
 # *Left: each pair of formats (white: no name in common). Right: the joints that are furthest apart, markers left out.*
 #
-# Three ways out that come to mind, and what is wrong with them:
+# Three ways out come to mind. Here is what is wrong with them:
 #
 # - **Call them the same.** Then the network is taught two truths for one picture, and learns the middle.
 # - **Correct by a fixed shift.** A shift in metres along the camera's axes is wrong as soon as the person turns. It has
@@ -470,13 +470,13 @@ assert max(tied, whole, moved) < 1e-12
 #
 # $$\operatorname{proj}(p) = \bar z \left(\frac{x}{z}, \frac{y}{z}\right).$$
 #
-# These are metres again. Both poses use the *true* pose's $\bar z$; otherwise a prediction could be shrunk by being
-# near. That depth itself isn't compared is no loss: a weight for x and y is the weight for z, too. Section 4 measures
-# how well that works.
+# These are metres again. Both poses use the *true* pose's $\bar z$, so a point that slides along its ray costs nothing:
+# depth is not compared at all. Nor need it be: a weight that is right for x and y is the weight for z, too. Section 4
+# measures how well that works.
 #
 # A joint at $z = 0$ has no projection, and one behind the camera has a false one. The course's convention: joints
-# nearer than `NEAREST` are projected as if they stood there, and poses that have one don't count in the loss (the
-# authors drop them at 300 mm as well).
+# nearer than `NEAREST` are projected as if they stood there, and poses that have one don't count in the loss. (The
+# 300 mm are the limit that the authors' code has in the pose network's loss.)
 #
 # ### Exercise 11.3 — projected at mean depth  ●○○ (6 min)
 #
@@ -615,8 +615,8 @@ NOTES = ("J = 555, L = 48 and lambda = 0.6 from the authors' code; poses, and so
 CONFIGS = {
     "smoke": Config(("umpm", "3doh"), 12, 5, 12, 4, poses=64, steps=20),
     "laptop": Config(),
-    "shipped": Config(poses=10_000, steps=60_000),
-    "gpu": Config(poses=10_000, steps=60_000),
+    "shipped": Config(poses=8000, steps=60_000),
+    "gpu": Config(poses=20_000, steps=150_000),
     "acae-555": Config((), 214, 127, poses=400_000, steps=375_000, paper=PaperRun(
         "isarandi/affine-combining-autoencoder", gpus=1, batch=32, notes=NOTES)),
 }  # fmt: skip
