@@ -831,9 +831,11 @@ axes[1].set_title("from the side", fontsize=9)
 
 
 # %% [markdown]
-# *Nearly all lie on the body, at places that many formats know.* Pairs are mirror images; which of the two lies on her
-# left, chance has decided: the ties make "left" and "right" opposites, no more. A pair may also share one place, on the
-# middle of the body.
+# *They lie on the body, or a little outside it: at elbows and knees, on the skin, beyond the fingers.* That isn't
+# chance. Joints are to be nearly *convex* combinations of latents, which lie between them; so latents have to stand
+# around the joints, like corners. Section 6 looks into this. Pairs are mirror images; which of the two is on her left,
+# the first random numbers have decided: the ties make "left" and "right" opposites, no more. A pair may also share one
+# place in the middle.
 #
 # **What a latent is made of, and what is made of it.** Its column of the encoder, and its row of the decoder:
 
@@ -928,9 +930,9 @@ assert scale() == "smoke" or lines["|AE(p) - truth|"][-1] < lines["|p - truth|"]
 
 # %% [markdown]
 # *Blue rises with the disorder, though it is told no truth.* It doesn't begin at zero but at the autoencoder's own
-# error: that is the zero of this scale. And green lies below orange: what comes back is nearer to the truth than what
-# went in. A latent is a mean over formats, and errors that are independent cancel in it. This is the whole promise of
-# chapter 12.
+# error: that is the zero of this scale. And as soon as the disorder is larger than that, green lies below orange: what
+# comes back is nearer to the truth than what went in. A latent is a mean over formats, and in a mean independent errors
+# cancel. This is the promise that chapter 12 redeems.
 #
 # ### The paper's own run
 #
