@@ -30,7 +30,7 @@
 # |---|---|
 # | **You should know** | chapter 01 (projection), 02 (joints as weighted sums of vertices) |
 # | **Reading** | 60 minutes |
-# | **Exercises** | nine, about 80 minutes |
+# | **Exercises** | nine, about 75 minutes |
 # | **Runs** | `smoke` 15 s · `laptop` 6 min on two cores; 1 GB of memory |
 # | **From the paper** | ACAE's supplement, S6 (Eq. 1–10); the method's sizes from the authors' code |
 #
@@ -229,7 +229,7 @@ print("the combination of moved points, minus the moved combination: (w1 + w2 + 
 #
 # ### Exercise 11.1 — weights that sum to one  ●○○ (5 min)
 #
-# `has_numbers` and the error are given; write the sum and the division.
+# `require_sums`, which raises the error, is given. Write the sum, the call and the division.
 #
 # <details><summary>Hint</summary>
 #
