@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from course_lib.recipe import Batch, Optimizer, PaperRun, Recipe, Stream
 from course_lib.shipped import Shipped
+from course_lib.study import Study
 
 PAPER_FORMATS = {
     "SMPL and points of the head": 30, "Human3.6M": 25, "COCO (Panoptic)": 19, "MPI-INF-3DHP": 28, "SMPL-X": 42,
@@ -286,4 +289,101 @@ def inconsistency(model: nn.Module, points: Tensor) -> Tensor:
     return (points - model(points)).norm(dim=-1).mean(-1)
 
 
-# course build sealed the text above: dc7a91c7eb9b6bb1
+# Chapter 11, section "Lines 3 and 4: two heaps", exercise 11.5
+def signed_sums(weights: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Weights (..., n, ...) -> the sums along `dim` of the non-negative ones and of the negative ones, w_+ >= 0 and
+    w_- <= 0. NaN stays NaN. ACAE supplement, Eq. 3 and 4."""
+    return weights.clamp(min=0).sum(dim), weights.clamp(max=0).sum(dim)
+
+
+# Chapter 11, section "In numbers"
+def require_affine(weights: Tensor, dim: int) -> None:
+    """ValueError unless the weights (floats) sum to one along `dim`, up to their rounding. NaN does not."""
+    if not weights.is_floating_point():
+        raise ValueError(f"the weights are {weights.dtype}: give floats")
+    total, size = weights.sum(dim), weights.abs().sum(dim)
+    off = (total - 1).abs()
+    fine = (off <= 4 * weights.shape[dim] ** 0.5 * torch.finfo(weights.dtype).eps * size) & total.isfinite()
+    if not fine.all():
+        worst = total[~fine].flatten()[0].item()
+        raise ValueError(f"along dimension {dim} weights sum to {worst:.4g}, not to 1: divide by their sum over it")
+
+
+# Chapter 11, section "In numbers", exercise 11.6
+def l1_from_negative_mass(weights: Tensor, dim: int) -> Tensor:
+    """Affine weights (..., n, ...) -> the ℓ1 norm along `dim`, computed from the negative ones alone. ACAE, Eq. 10.
+
+    ValueError where the weights do not sum to one along `dim`: there it would not be the norm."""
+    require_affine(weights, dim)
+    return 1 + 2 * weights.clamp(max=0).sum(dim).abs()
+
+
+# Chapter 11, section "In numbers", exercise 11.7
+def equation_9_remainder(positive: list, negative: list):
+    """sympy symbols that are declared non-negative (one at least), and negative ones -> the expression ℓ1 − (1 − 2 w_-)
+    under Σ w = 1, expanded. Zero proves ACAE, Eq. 9, for these counts. ValueError without a non-negative one."""
+    if not positive:
+        raise ValueError("negative weights alone cannot sum to one: give at least one non-negative symbol")
+    weights = [*positive, *negative]
+    l1 = sum(abs(w) for w in weights)
+    difference = l1 - (1 - 2 * sum(negative))
+    return difference.subs(positive[0], 1 - sum(weights[1:])).expand()
+
+
+# Chapter 11, section "Without the sum", exercise 11.8
+def counterexample() -> tuple[Tensor, Tensor]:
+    """Two vectors of weights (n,), not both of sum one: the first has the smaller ℓ1 norm, the larger negative mass."""
+    return torch.tensor([0.3, -0.1]), torch.tensor([0.5, 0.5])
+
+
+# Chapter 11, section "The cheapest weights for a point", exercise 11.9
+def least_l1(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Points (n, D) and a target (D,) -> the affine weights (n,) of smallest ℓ1 norm that combine the points to the
+    target. ValueError where none do, since the points span less than the space."""
+    count = len(points)
+    rows = np.vstack([points.T, np.ones(count)])  # (D + 1, n)
+    found = linprog(np.ones(2 * count), A_eq=np.hstack([rows, -rows]), b_eq=[*target, 1.0])
+    if not found.success:
+        raise ValueError("no affine combination of the points is the target: add points off their line or plane")
+    return found.x[:count] - found.x[count:]
+
+
+# Chapter 11, section "7 What λ does"
+@dataclass(frozen=True)
+class LambdaArm:
+    """An arm of the study of lambda: an autoencoder of these formats, on so many poses, measured on `tested` others."""
+
+    strength: float
+    formats: tuple[str, ...] = ("smpl", "h36m", "coco", "3dhp", "smplx")
+    sided_latents: int = 20
+    central_latents: int = 4
+    poses: int = 2048
+    tested: int = 512
+    batch_size: int = 32
+    lr: float = 3e-2
+
+
+# Chapter 11, section "7 What λ does"
+def lambda_config(arm: LambdaArm, names: tuple[str, ...], steps: int) -> Config:
+    """The training of an arm, whose joints have these names."""
+    left, _, middle = sides(names)
+    return Config(
+        formats=arm.formats, pairs=len(left), middle=len(middle), sided_latents=arm.sided_latents,
+        central_latents=arm.central_latents, strength=arm.strength, poses=arm.poses, batch_size=arm.batch_size,
+        steps=steps, lr=arm.lr,
+    )  # fmt: skip
+
+
+STRENGTHS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.6, 2.0, 6.0, 20.0, 60.0)
+STUDIES = {
+    "lambda": Study(
+        "11.lambda",
+        "negative mass, sparsity and error by lambda",
+        {f"{strength:g}": LambdaArm(strength) for strength in STRENGTHS},
+        "course_lib.studies.acae:lambda_run",
+        steps=4000,
+    )
+}
+
+
+# course build sealed the text above: 8c32b32311f3a38a
