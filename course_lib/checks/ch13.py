@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_lib.chapters import mpt_pretraining as mpt
 from course_lib.chapters.cameras import Camera, axis_angle_to_matrix, matrix_to_axis_angle
@@ -372,3 +372,323 @@ def jitter_drops_people(points, generator, noise=1.0, dropped=0.1):
     found = mpt.jittered(points, generator, noise, 0.0)
     lost = torch.rand(len(points), generator=generator) < dropped
     return found.masked_fill(lost[:, None, None], math.nan)
+
+
+# --------------------------------------------------------------------------------------------- 13.5 the up-sampling
+def up_layers() -> nn.ModuleList:
+    return nn.ModuleList([nn.Linear(4, 7), nn.Linear(7, 9)])
+
+
+@check_for("13.5")
+def upsampling(answer):
+    layers, coarse = up_layers(), torch.randn(2, 4, 3)
+    before = coarse.clone()
+    found = answer(layers, coarse)
+    expect_type(found, (list, tuple), "the meshes")
+    expect(
+        len(found) == 3,
+        f"{len(found)} meshes came back for two layers. Three were expected: the finest, the middle one, the coarse "
+        "mesh itself",
+    )
+    middle = layers[0](coarse.mT).mT
+    fine = layers[1](middle.mT).mT
+    for mesh in found:
+        expect_type(mesh, Tensor, "a mesh")
+    shapes = [tuple(mesh.shape) for mesh in found]
+    backwards = [(2, 4, 3), (2, 7, 3), (2, 9, 3)]
+    expect(shapes != backwards, "The coarse mesh comes first. The finest first, the coarse one last")
+    for mesh, count in zip(found, (9, 7, 4), strict=True):
+        expect_shape(mesh, (2, count, 3), f"the mesh of {count} vertices")
+    mixed = layers[0](coarse.reshape(2, 3, 4)).reshape(2, 7, 3)
+    expect_not_close(
+        found[1], mixed, "x, y and z were mixed up: reshape doesn't swap two dimensions, .mT (transpose) does"
+    )
+    expect_close(found, [fine, middle, coarse], "two layers on a mesh of 4 vertices")
+    expect_unchanged(coarse, before, "The coarse mesh")
+
+
+@wrong_answer("13.5", says="coarse mesh comes first")
+def upsampled_backwards(layers, coarse):
+    meshes = [coarse]
+    for layer in layers:
+        meshes.append(layer(meshes[-1].mT).mT)
+    return meshes
+
+
+@wrong_answer("13.5", says="reshape doesn't swap")
+def upsampled_by_reshape(layers, coarse):
+    meshes = [coarse]
+    for layer in layers:
+        x = meshes[0]
+        meshes.insert(0, layer(x.reshape(len(x), 3, -1)).reshape(len(x), -1, 3))
+    return meshes
+
+
+@wrong_answer("13.5", says="Three were expected")
+def upsampled_without_coarse(layers, coarse):
+    meshes = []
+    for layer in layers:
+        coarse = layer(coarse.mT).mT
+        meshes.insert(0, coarse)
+    return meshes
+
+
+@wrong_answer("13.5", says="shapes cannot be multiplied")
+def upsampled_along_xyz(layers, coarse):
+    return [layers[1](layers[0](coarse)), layers[0](coarse), coarse]
+
+
+# --------------------------------------------------------------------------------------------- 13.6 a post-norm layer
+@check_for("13.6")
+def post_norm_block(answer):
+    block, x = mpt.PostNormBlock(8, 2, 16, dropout=0.0), 2 * torch.randn(2, 5, 8)
+    for norm in (block.norm1, block.norm2):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    found = answer(block, x)
+    expect_type(found, Tensor, "the layer's output")
+    expect_shape(found, (2, 5, 8), "the layer's output for 5 tokens of width 8")
+    n1, n2, attn, mlp = block.norm1, block.norm2, block.attn, block.mlp
+    u = n1(x + attn(x))
+    pre = x + attn(n1(x))
+    mistakes = {
+        "This is the pre-norm layer of chapter 04. In (13.8) the norm stands behind each sum": pre + mlp(n2(pre)),
+        "The second sum adds x. Both u's of the second line are what the first line has made": n2(x + mlp(u)),
+        "The MLP reads x. It reads u, what the attention's half has made": n2(u + mlp(x)),
+        "The sums are missing: what came in is added before each norm": n2(mlp(n1(attn(x)))),
+        "The two norms have changed places: norm1 belongs to the attention": (
+            n1(n2(x + attn(x)) + mlp(n2(x + attn(x))))
+        ),
+        "The last norm is missing: what leaves the layer is normalised": u + mlp(u),
+    }
+    for words, mistake in mistakes.items():
+        expect_not_close(found, mistake, words)
+    expect_close(found, n2(u + mlp(u)), "a layer without dropout")
+    block.drop.p = 1.0  # everything that is dropped is 0
+    expect_close(
+        answer(block, x), n2(n1(x)), "with a dropout of 1 only the sums' first terms are left (self.drop, in both sums)"
+    )
+
+
+@wrong_answer("13.6", says="pre-norm layer of chapter 04")
+def pre_norm(self, x):
+    x = x + self.drop(self.attn(self.norm1(x)))
+    return x + self.drop(self.mlp(self.norm2(x)))
+
+
+@wrong_answer("13.6", says="second sum adds x")
+def adds_the_input_twice(self, x):
+    u = self.norm1(x + self.drop(self.attn(x)))
+    return self.norm2(x + self.drop(self.mlp(u)))
+
+
+@wrong_answer("13.6", says="sums are missing")
+def without_sums(self, x):
+    return self.norm2(self.mlp(self.norm1(self.attn(x))))
+
+
+@wrong_answer("13.6", says="last norm is missing")
+def without_last_norm(self, x):
+    u = self.norm1(x + self.drop(self.attn(x)))
+    return u + self.drop(self.mlp(u))
+
+
+@wrong_answer("13.6", says="dropout of 1")
+def without_dropout(self, x):
+    x = self.norm1(x + self.attn(x))
+    return self.norm2(x + self.mlp(x))
+
+
+# ---------------------------------------------------------------------------------------------- 13.7 counting a stage
+def stage_sum(inputs, width, outputs, hidden, layers=4, positions=512, bias=1, norms=4, maps=4, around=1, table=1):
+    """The count, with parts that learners forget as factors."""
+    layer = maps * (width * width + bias * width) + 2 * width * hidden + bias * (hidden + width) + norms * width
+    ways = (inputs + bias) * width + (width + bias) * outputs + around * (inputs + bias) * outputs
+    return ways + table * positions * width + layers * layer
+
+
+@check_for("13.7")
+def counting(answer):
+    sizes = (11, 6, 5, 14, 3, 20)
+    found = answer(*sizes)
+    expect_type(found, int, "the number of weights")
+    mistakes = {
+        "The biases are missing: a linear map from a to b numbers has ab + b weights": {"bias": 0},
+        "The layers' norms are missing, or one of each two: a layer has two, of 2D weights each": {"norms": 0},
+        "A layer has *two* norms of 2D weights each: weight and bias": {"norms": 2},
+        "The map behind the attention is missing: queries, keys, values and that one make four": {"maps": 3},
+        "The map around the layers, inputs to outputs, is missing": {"around": 0},
+        "The position embedding is missing": {"table": 0},
+    }
+    for words, changed in mistakes.items():
+        expect(found != stage_sum(*sizes, **changed), words)
+    expect(found != stage_sum(*sizes[:4], layers=1, positions=20), "Only one layer was counted; there are `layers`")
+    meant = stage_sum(*sizes)
+    expect(found == meant, f"a stage 11 -> 6 -> 5 with MLPs of 14, 3 layers, 20 positions: {found}, not {meant}")
+    big = answer(2051, 1024, 512, 4096)
+    expect(big == stage_sum(2051, 1024, 512, 4096), f"MPT's first stage: {big}, not {stage_sum(2051, 1024, 512, 4096)}")
+
+
+@wrong_answer("13.7", says="biases are missing")
+def counted_without_biases(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions, bias=0)
+
+
+@wrong_answer("13.7", says="map behind the attention")
+def counted_three_maps(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions, maps=3)
+
+
+@wrong_answer("13.7", says="around the layers")
+def counted_without_residual(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions, around=0)
+
+
+@wrong_answer("13.7", says="two\\* norms")
+def counted_half_norms(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions, norms=2)
+
+
+@wrong_answer("13.7", says="position embedding")
+def counted_without_positions(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions, table=0)
+
+
+# ---------------------------------------------------------------------------------- 13.8 the fit with missing joints
+def fit_people() -> tuple[Tensor, Tensor, Tensor]:
+    """Two people, 9 points each, seen by a weak-perspective camera and some noise; weights of many sizes, some 0."""
+    points = 0.5 * torch.randn(2, 9, 3) + torch.tensor([0.2, -0.3, 1.0])
+    spots = torch.tensor([0.9, 1.3])[:, None, None] * (points[..., :2] + torch.tensor([[0.1, -0.2]]))
+    weight = torch.rand(2, 9) + 0.1
+    weight[:, 6:] = 0
+    return points, spots + 0.05 * torch.randn(2, 9, 2), weight
+
+
+def by_lstsq(points: Tensor, spots: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by least squares in s, s t_x, s t_y: an independent way."""
+    scales, shifts = [], []
+    for X, x, w in zip(points.double(), spots.double(), weight.double(), strict=True):
+        root = w.sqrt().repeat_interleave(2)
+        A = torch.stack([X[:, :2].flatten(), *torch.eye(2).repeat(len(X), 1).T], 1)
+        s, a, b = torch.linalg.lstsq(A.double() * root[:, None], (x.flatten() * root)[:, None]).solution[:, 0]
+        scales.append(s)
+        shifts.append(torch.stack([a, b]) / s)
+    return torch.stack(scales).float(), torch.stack(shifts).float()
+
+
+@check_for("13.8")
+def weak_fit(answer):
+    points, spots, weight = fit_people()
+    found = answer(points, spots, weight)
+    expect_type(found, (tuple, list), "the camera")
+    expect(len(found) == 2, f"{len(found)} values came back, scale and translation were expected")
+    expect_type(found[0], Tensor, "the scale")
+    expect_shape(found[0], (2,), "the scale of 2 people")
+    expect_shape(found[1], (2, 2), "the translation of 2 people")
+    scale, translation = by_lstsq(points, spots, weight)
+    plain, plain_shift = by_lstsq(points, spots, torch.ones_like(weight))
+    expect_not_close(found[0], plain, "The weights don't count: points of weight 0 were fitted, too", atol=1e-4)
+    half = by_lstsq(points, spots, (weight > 0).float())
+    expect_not_close(found[0], half[0], "Every seen point counts the same. The weights are to count", atol=1e-4)
+    expect_close(found[0], scale, "the scale", atol=1e-4)
+    expect_not_close(
+        found[1], scale[:, None] * translation, "The shift is s t. In (13.10) t is added before the scale: divide by s"
+    )
+    expect_close(found[1], translation, "the translation", atol=1e-4)
+    points[:, 6:], spots[:, 6:] = torch.nan, torch.nan
+    found = answer(points, spots, weight)
+    expect(found[0].isfinite().all(), "A point of weight 0 that is NaN spoils the answer: NaN times 0 is NaN")
+    expect_close(found[0], scale, "the scale, with NaN where the weight is 0", atol=1e-4)
+    expect_close(found[1], translation, "the translation, with NaN where the weight is 0", atol=1e-4)
+    for left, words in ((0, "no point"), (1, "one point")):
+        few = (torch.arange(9) < left).float().expand(2, 9)
+        found = answer(points, spots, few)
+        for name, values in zip(("scale", "translation"), found, strict=True):
+            expect(values.isfinite().all(), f"with {words} left the {name} is not finite: it is to be 0")
+            expect(not values.any(), f"with {words} left the {name} is {values[0].tolist()}: it is to be 0")
+
+
+@wrong_answer("13.8", says="weights don't count")
+def fit_of_all(points, spots, weight):
+    return by_lstsq(points.nan_to_num(), spots.nan_to_num(), torch.ones_like(weight))
+
+
+@wrong_answer("13.8", says="Every seen point counts the same")
+def fit_of_the_seen(points, spots, weight):
+    return by_lstsq(points.nan_to_num(), spots.nan_to_num(), (weight > 0).float())
+
+
+def plain_fit(points, spots, weight):
+    w = weight[..., None]
+    X, x = points[..., :2], spots
+    X_mean, x_mean = (w * X).sum(1) / w.sum(1), (w * x).sum(1) / w.sum(1)
+    apart, seen = X - X_mean[:, None], x - x_mean[:, None]
+    return (w * apart * seen).sum((1, 2)) / (w * apart * apart).sum((1, 2)), X_mean, x_mean
+
+
+@wrong_answer("13.8", says="NaN times 0 is NaN")
+def fit_with_nan(points, spots, weight):
+    scale, X_mean, x_mean = plain_fit(points, spots, weight)
+    return scale, x_mean / scale[:, None] - X_mean
+
+
+@wrong_answer("13.8", says="divide by s")
+def fit_shift_after_scale(points, spots, weight):
+    scale, X_mean, x_mean = plain_fit(points, spots, weight)
+    return scale, x_mean - scale[:, None] * X_mean
+
+
+@wrong_answer("13.8", says="not finite")
+def fit_without_guard(points, spots, weight):
+    seen = weight[..., None] > 0
+    scale, X_mean, x_mean = plain_fit(points.where(seen, 0.0), spots.where(seen, 0.0), weight)
+    return scale, x_mean / scale[:, None] - X_mean
+
+
+# ---------------------------------------------------------------------------------- 13.9 warm-up and linear decay
+@check_for("13.9")
+def warmed_up(answer):
+    first = answer(0, 100)
+    expect_type(first, float, "the learning rate of step 0")
+    expect(first > 0, "Step 0 has a rate of 0: it would learn nothing. (13.12) has k + 1 in the rise")
+    peak = answer(9, 100)
+    expect(abs(peak - 2e-4) < 1e-9, f"the warm-up's last step, 9 of 100, has {peak:.3g}: the peak 2e-4 was expected")
+    expect(
+        abs(answer(55, 100) - 2e-4 * 0.45) > 1e-9,
+        "The line begins at step 0. It falls from the end of the warm-up on: (k - W) / (T - W)",
+    )
+    cosine = 1e-4 * (1 + math.cos(math.pi * 22 / 90))
+    expect(abs(answer(32, 100) - cosine) > 1e-9, "After the warm-up it falls along a cosine. The paper has a line")
+    expect(answer(99, 100) < 2e-4 * 0.02, "The rate doesn't fall to 0: step 99 of 100 is nearly there")
+    for step, steps in ((0, 100), (4, 100), (10, 100), (55, 100), (99, 100), (3, 7)):
+        rise = round(0.1 * steps)
+        meant = 2e-4 * min(1, (step + 1) / rise) * (1 - max(0, step - rise) / (steps - rise))
+        found = answer(step, steps)
+        expect(abs(found - meant) < 1e-9, f"step {step} of {steps}: {found:.4g}, {meant:.4g} was expected")
+    flat = answer(0, 10, 1.0, 0.0)
+    expect(abs(flat - 1) < 1e-9, f"without a warm-up step 0 has the peak, 1; {flat} came back")
+
+
+@wrong_answer("13.9", says="Step 0 has a rate of 0")
+def rate_from_zero(step, steps, peak=2e-4, warmup=0.1):
+    rise = round(warmup * steps)
+    return peak * float(min(1, step / rise)) * (1 - max(0, step - rise) / (steps - rise))
+
+
+@wrong_answer("13.9", says="line begins at step 0")
+def rate_line_from_start(step, steps, peak=2e-4, warmup=0.1):
+    rise = round(warmup * steps)
+    return peak * (step + 1) / rise if step < rise else peak * (1 - step / steps)
+
+
+@wrong_answer("13.9", says="along a cosine")
+def rate_cosine(step, steps, peak=2e-4, warmup=0.1):
+    rise = round(warmup * steps)
+    share = max(0, step - rise) / (steps - rise)
+    return peak * min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+@wrong_answer("13.9", says="ZeroDivisionError")
+def rate_without_guard(step, steps, peak=2e-4, warmup=0.1):
+    rise = round(warmup * steps)
+    return peak * min(1.0, (step + 1) / rise) * (1 - max(0, step - rise) / (steps - rise))
