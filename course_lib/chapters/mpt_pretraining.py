@@ -21,6 +21,7 @@ from course_lib.chapters.cameras import (
     skew,
     weak_perspective_project,
 )
+from course_lib.chapters.rendering import rasterize
 from course_lib.chapters.transformers import Attention, Mlp
 from course_lib.recipe import Batch, Linear, Optimizer, PaperRun, Recipe, Stream
 from course_lib.shipped import Shipped
@@ -701,13 +702,12 @@ RUNS = "course_lib.studies.mpt"
 
 
 # Chapter 13, section "7 The run"
-def silhouettes(vertices: Tensor, camera: Camera, size: int) -> Tensor:
-    """People (B, V, 3) in the room before crops' cameras (B) -> masks (B, 1, size, size): 1 where a vertex is seen."""
-    pixels = ((to_crop(camera, vertices) + 1) * size / 2).floor().long()  # (B, V, 2)
-    inside = ((pixels >= 0) & (pixels < size)).all(-1)
-    spot = (pixels[..., 1] * size + pixels[..., 0]).where(inside, size * size)
-    masks = torch.zeros(len(vertices), size * size + 1)  # the last place: outside
-    return masks.scatter(1, spot, 1.0)[:, :-1].view(-1, 1, size, size)
+def silhouettes(vertices: Tensor, faces: Tensor, camera: Camera, size: int, made_for: int = 224) -> Tensor:
+    """People (B, V, 3) in the room before crops' cameras (B) -> masks (B, 1, size, size), 1 where the mesh covers a
+    pixel's centre. MPT Table 4."""
+    shrink = torch.tensor([size / made_for, size / made_for, 1.0])
+    small = Camera(shrink[:, None] * camera.K, camera.R, camera.t)
+    return (rasterize(vertices, faces, small, size).face >= 0)[:, None].float()
 
 
 # Chapter 13, section "7 The run"
@@ -716,12 +716,13 @@ def seen_batch(
 ) -> Batch:
     """People (`data.meshes.Bodies`, B of them), each before one of the cameras (B) -> what `mesh_loss` takes."""
     views = look(bodies.vertices, bodies.joints["coco17"], cameras, generator, config.margin)
-    turn, joints = views.camera.R.mT, bodies.joints["lsp14"]
-    meshes = [level @ turn for level in body_levels(config.levels).all(bodies.vertices)]
-    batch = dict(zip(("vertices", "middle", "coarse"), meshes, strict=True))
+    turn, joints, levels = views.camera.R.mT, bodies.joints["lsp14"], body_levels(config.levels)
+    meshes = levels.all(bodies.vertices)
+    batch = {name: level @ turn for name, level in zip(("vertices", "middle", "coarse"), meshes, strict=True)}
     spots = to_crop(views.camera, joints + views.translation[:, None])
     if config.silhouette:
-        maps = silhouettes(bodies.vertices + views.translation[:, None], views.camera, config.size)
+        placed = meshes[0] + views.translation[:, None]
+        maps = silhouettes(placed, torch.from_numpy(levels.faces[0]), views.camera, config.size)
     else:
         maps = flawed_heatmaps(views.points, config.size, generator, config.flaws if flaws is None else flaws)
     return batch | {"maps": maps, "joints": joints @ turn, "spots": spots}
@@ -808,4 +809,4 @@ STUDIES = {
 }  # fmt: skip
 
 
-# course build sealed the text above: 7d5a11163480b011
+# course build sealed the text above: 39199538f2bb8c88
