@@ -125,8 +125,8 @@ plt.show()
 #
 # The calibration was published with the data set. For each camera: a rotation as a quaternion $q = (w, x, y, z)$, the
 # place $c$ where it stands in millimetres, the focal lengths and the principal point in pixels. (These are the numbers
-# that VideoPose3D's code carries. The lens also bends straight lines a little, by a coefficient of about −0.2: a point
-# that is 0.2 focal lengths off the axis moves by $0.2 · 0.2^3 · 1145 ≈ 2$ of 1000 pixels. We leave that out.)
+# that VideoPose3D's code carries. The lens also bends straight lines a little: by its first coefficient, about −0.2,
+# a point 0.2 focal lengths off the axis moves by $0.2 · 0.2^3 · 1145 ≈ 2$ of 1000 pixels. We leave that out.)
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -264,6 +264,22 @@ def interpolate_cameras(first: Camera, second: Camera, amount: float = 0.5) -> C
 # %%
 check(interpolate_cameras)
 
+# %% [markdown]
+# Across one of the wide gaps: the angle grows evenly, as (13.2) wants it, and the distance to the person goes smoothly
+# from one camera's to the other's. Along the chord it would be less than half of that in the middle.
+
+# %%
+ends = h36m_cameras(("58860488", "60457274"))
+steps = torch.linspace(0, 1, 21)
+between = [interpolate_cameras(ends[[0]], ends[[1]], float(a)) for a in steps]
+turned = torch.stack([matrix_to_axis_angle(camera.R[0] @ ends.R[0].T).norm() for camera in between])
+assert torch.allclose(turned, steps * turned[-1], atol=1e-3)
+on_ring = torch.stack([camera.center[0, [0, 2]].norm() for camera in between])
+chord = torch.lerp(ends.center[0], ends.center[1], steps[:, None])[:, [0, 2]].norm(dim=-1)
+lines = {"along the ring": on_ring, "along the chord": chord}
+plots.curve(lines, x=steps, xlabel="amount", ylabel="metres to the middle", ylim=(0, 6))
+assert chord[10] < 0.5 * on_ring[10]
+
 
 # %% tags=["export"]
 def virtual_cameras(views: int = 4) -> Camera:
@@ -386,10 +402,18 @@ for ax, points, title in zip(plt.gcf().axes, seen, (*ORDER, *["in between"] * 4)
 plt.show()
 assert (seen.abs() < 1).all()
 
-
 # %% [markdown]
 # *COCO's 17 joints, projected into the crops. Left and right have names, so a back differs from a front.*
 #
+# And (13.3): what the crop's camera sees is the picture, scaled and moved.
+
+# %%
+scales = (crops.K[:, 0, 0] / cameras.K[:, 0, 0])[:, None, None]  # (S, 1, 1): the same for all joints
+moved = crops.project(joints.expand(8, -1, -1)) - scales * cameras.project(joints.expand(8, -1, -1))  # (S, K, 2)
+assert moved.std(1).max() < 0.01
+
+
+# %% [markdown]
 # All of it in one function: from meshes at the origin to dots in crops. A training batch takes one camera for each
 # body.
 
@@ -498,7 +522,7 @@ plots.show_images(list(maps[0]), names, columns=9, height=1.2, cmap="magma", vmi
 plt.show()
 
 # %%
-sizes = (28, 56, 112, 224)
+sizes = pick(smoke=(28, 112), laptop=(28, 56, 112, 224))
 wrist = FORMATS["coco17"].index("left_wrist")
 several = [synthesize_heatmaps(seen[:1, [wrist]], size, sigma_for(size))[0, 0] for size in sizes]
 titles = [f"{size} × {size}, σ = {sigma_for(size):g}" for size in sizes]
@@ -579,9 +603,11 @@ def rendered():
 
 with one_thread():
     rates = {
-        "heatmaps of given joints": per_second(lambda: len(synthesize_heatmaps(inside[:32], 112, 2.0)), 20),
-        "bodies, cameras and heatmaps": per_second(whole_way, pick(smoke=2, laptop=8)),
-        "rendered pictures": per_second(rendered, pick(smoke=2, laptop=12)),
+        "heatmaps of given joints": per_second(
+            lambda: len(synthesize_heatmaps(inside[:32], 112, 2.0)), pick(smoke=3, laptop=20)
+        ),
+        "bodies, cameras and heatmaps": per_second(whole_way, pick(smoke=1, laptop=8)),
+        "rendered pictures": per_second(rendered, pick(smoke=1, laptop=12)),
     }
 for name, rate in rates.items():
     print(f"{name:30s}{rate:10.0f} a second a core, {rate / rates['rendered pictures']:6.0f} times as many as pictures")
@@ -788,6 +814,20 @@ plt.show()
 # %% [markdown]
 # *All 17 maps in one picture, a colour a joint; most amounts are exaggerated to be seen.*
 #
+# And this is what a training batch holds: above what is shown to the network, below what it has to answer.
+
+# %%
+many = pick(smoke=2, laptop=8)
+people = sample_bodies(many, seed=11, size=POOL)
+views = look(people.vertices, people.joints["coco17"], cameras[torch.arange(many)], generator)
+shown = [coloured(maps) for maps in flawed_heatmaps(views.points, 112, generator)]
+in_room = people.vertices + views.translation[:, None]
+small = crop(views.camera, in_room, size=SIDE // 2)  # the crops once more, for small pictures
+shown += [picture_of(in_room[i], small[i], SIDE // 2) for i in range(many)]
+plots.show_images(shown, columns=many, height=1.5)
+plt.show()
+
+# %% [markdown]
 # One thing is missing on purpose: **occlusion**. A joint behind the body gets the same dot as one in front. Section G
 # makes a virtue of it: dots know what is behind, a silhouette doesn't. A real detector guesses such joints, and mostly
 # well. A study in section 7 puts masks in place of heatmaps and measures the difference.
