@@ -80,9 +80,9 @@ from course_lib.data.meshes import joint_matrix, sample_bodies, skin
 
 POOL = pick(smoke=48, laptop=4096)  # so many poses and people are drawn, once, and kept in a file
 SIDE = pick(smoke=64, laptop=224)
-HUES = torch.tensor(plt.get_cmap("hsv")(np.linspace(0, 0.92, 17))[:, :3]).float()  # a colour for each joint
 
 
+# %%
 def picture_of(vertices, camera, side, faces=None):
     """A grey picture of a mesh (V, 3) as the camera sees it: (side, side, 3), white around it."""
     faces, vertices = skin().faces if faces is None else faces, vertices[None].float()
@@ -91,6 +91,10 @@ def picture_of(vertices, camera, side, faces=None):
     toward = normalize(torch.tensor([0.3, 0.6, 0.0]) - camera.R[0, 2], dim=0)
     colour = rendering.shade(torch.full((3,), 0.72), normalize(normals, dim=-1), toward)
     return torch.where(found.face[0, ..., None] >= 0, colour, 1.0)
+
+
+# %%
+HUES = torch.tensor(plt.get_cmap("hsv")(np.linspace(0, 0.92, 17))[:, :3]).float()  # a colour for each joint
 
 
 def coloured(heatmaps):
@@ -139,6 +143,7 @@ class Calibration:
     size: tuple[int, int]
 
 
+# %% tags=["export"]
 H36M_CAMERAS = {  # subject 1; numbers of facebookresearch/VideoPose3D, common/h36m_dataset.py
     "54138969": Calibration(
         (0.14070565, -0.15007018, -0.75524080, 0.62232804), (1841.107, 4955.285, 1563.445),
@@ -178,6 +183,7 @@ ORDER = ("60457274", "54138969", "55011271", "58860488")  # one camera, two, fou
 H36M_TO_COURSE = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))  # z up -> y up
 
 
+# %% tags=["export"]
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     """(..., 4) w, x, y, z -> rotations (..., 3, 3), equation (13.1). Of any length but 0; q and -q are one rotation."""
     require("quaternion", quaternion, 4)
@@ -186,6 +192,7 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     return torch.eye(3).to(cross) + 2 * w[..., None] * cross + 2 * cross @ cross
 
 
+# %% tags=["export"]
 def h36m_cameras(names: tuple[str, ...] = RING) -> Camera:
     """Human3.6M's cameras in the course's world: metres, y up, the origin on the floor. MPT supplement B."""
     found = [H36M_CAMERAS[name] for name in names]
@@ -391,6 +398,7 @@ def crop(camera: Camera, points: Tensor, size: int = 224, margin: float | Tensor
     return camera.cropped(torch.cat([corner, side[:, None], side[:, None]], 1), (size, size))
 
 
+# %% tags=["export"]
 def to_crop(camera: Camera, points: Tensor, size: int = 224) -> Tensor:
     """Points (B, N, 3), in the world -> crop coordinates (B, N, 2), -1 to 1 over the crop; NaN behind the camera.
 
@@ -439,6 +447,7 @@ class Views:
     points: Tensor
 
 
+# %% tags=["export"]
 def look(
     vertices: Tensor,
     joints: Tensor,
@@ -610,7 +619,6 @@ def whole_way():
     return len(synthesize_heatmaps(views.points, 112, 2.0))
 
 
-pictures = render_samples("studio", "train", seed=0, index=0, size=(112, 112), formats=("coco17",))
 scenes = iter(range(100_000))
 
 
@@ -619,6 +627,7 @@ def rendered():
     return len(list(render_samples("studio", "train", 0, next(scenes), size=(112, 112), formats=("coco17",))))
 
 
+# %%
 with one_thread():
     rates = {
         "heatmaps of given joints": per_second(
@@ -665,6 +674,7 @@ def guesses(k, known, held_out):
     return [(guess - held_out[:, k]).norm(dim=-1).mean().item() for guess in (linear, known[:, k].mean(0))]
 
 
+# %%
 TEST_POOL = pick(smoke=16, laptop=512)
 known = dots_of(pick(smoke=64, laptop=1024), "train", 5, POOL)
 held_out = dots_of(pick(smoke=32, laptop=512), "test", 6, TEST_POOL)
@@ -796,6 +806,7 @@ def with_spurious(heatmaps: Tensor, generator: torch.Generator, sigma: float, ch
     return result
 
 
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Flaws:
     """How imperfect synthesised heatmaps are. noise: pixels of 112; dropped, spurious: chances of a joint and a map;

@@ -1,6 +1,10 @@
 """`course_lib.data.meshes`: people as meshes, from the seed alone."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from course_lib.data.keypoints import keypoints
 from course_lib.data.meshes import JOINT_FORMATS, joint_matrix, mesh_model, pool, posed_bodies, sample_bodies, skin
 from course_lib.data.poses import body
 from course_lib.data.worlds import identity
+from course_lib.paths import OPEN_BODY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 12
@@ -99,6 +104,25 @@ def test_impossible_wishes_are_refused(arguments):
 def test_unknown_pools_are_refused(split, size):
     with pytest.raises(ValueError, match="at least 1"):
         pool(split, size)
+
+
+def test_a_body_file_without_tables_uses_its_own_joints(tmp_path):
+    """COURSE_BODY: as with SMPL-X, whose file knows nothing but 55 joints."""
+    copy = tmp_path / "OTHER.npz"
+    shutil.copyfile(OPEN_BODY, copy)
+    code = """
+import torch
+from course_lib.chapters.bodies import JOINT_NAMES
+from course_lib.data.meshes import joint_matrix, sample_bodies, skin
+from course_lib.data.person import load_body
+bodies = sample_bodies(2, 0, size=2)
+assert load_body().pack is None and bodies.vertices.shape[1] == len(skin().index) < len(load_body().model.template)
+assert bodies.joints["lsp14"].shape == (2, 14, 3) and bodies.joints["h36m17"][:, 0].abs().max() < 0.02
+wrist = bodies.joints["coco17"][:, 9]
+assert torch.allclose(wrist, bodies.joints["lsp14"][:, 11]) and (wrist - bodies.joints["coco17"][:, 7]).norm() > 0.1
+"""
+    there = {"COURSE_BODY": str(copy), "COURSE_DATA": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | there, check=True)
 
 
 def test_unknown_joints_are_refused():
