@@ -16,7 +16,7 @@
 # # Chapter 13: MPT, mesh pretraining
 #
 # To teach a network the shape of people one seems to need photographs with the true shape beside each. They hardly
-# exist: a studio full of cameras measures a few dozen people, always in the same room. But there is plenty of *motion
+# exist: a studio full of cameras measures a handful of people, always in the same room. But there is plenty of *motion
 # capture*: millions of human poses as meshes, recorded with markers, without a single photograph.
 #
 # MPT (mesh pre-training with transformers) makes use of them. It asks what a network for 2D pose would say if it looked
@@ -239,7 +239,7 @@ assert error < 1e-3
 #
 # - The **place** moves along the ring. In cylindrical coordinates about the vertical axis through the room's origin,
 #   $c = (r \sin φ, h, r \cos φ)$, radius, height and azimuth are interpolated; φ the shorter way round.
-# - The **rotation** goes half the way from one to the other, about a fixed axis:
+# - The **rotation** goes the same share $a$ of the way from one to the other, about a fixed axis:
 #
 # $$R_a = \exp\bigl(a \log(R_2 R_1^\top)\bigr)\, R_1, \qquad 0 \le a \le 1, \tag{13.2}$$
 #
@@ -338,11 +338,15 @@ assert (gaps - torch.tensor([40.0, 135.0, 45.0, 140.0])).abs().max() < 1
 #
 # ### People in the room
 #
-# A body comes with its pelvis at the origin, and with a **heading**: the turn about the vertical axis that its
-# recording had. We put it on the floor, up to half a metre from the middle of the room (our choice), and let it keep
-# its heading. That is a decision, too: whoever turns every body at random makes all places on the ring alike. One
-# camera then sees all that eight see, and Table 2 would have nothing to show. How far recorded people turn is not in
-# the paper; ours turn by ±30°, and a second curve in section 7 turns them all the way.
+# The paper samples 2 million meshes from AMASS, a collection of motion capture; some of such data is licensed for
+# research alone (H). Ours are drawn: the open body of chapter 02, in the shapes and poses that the course's pictures
+# have, 4,096 of each, in any combination. Nobody who is tested is among them.
+#
+# A body comes with its pelvis at the origin, and with a **heading**, its turn about the vertical axis. We put it on the
+# floor, up to half a metre from the middle of the room (our choice), and let it keep its heading. That is a decision,
+# too: whoever turns every body at random makes all places on the ring alike. One camera then sees all that eight see,
+# and Table 2 would have nothing to show. How far recorded people turn is not in the paper; ours turn by up to 30° to
+# each side, and a second curve in section 7 turns them all the way.
 
 # %% tags=["export"]
 def place(vertices: Tensor, generator: torch.Generator, spread: float = 0.5) -> Tensor:
@@ -355,14 +359,14 @@ def place(vertices: Tensor, generator: torch.Generator, spread: float = 0.5) -> 
 
 # %% [markdown]
 # Then the crop. A square around the projected person, 1.2 times as large as the tight box (our choice), becomes the
-# picture, 224 pixels wide. A crop is another camera (01.9): only K changes. For the camera that means, with the box's
-# left and top edge $l, t$ and its side $b$,
+# picture, 224 pixels wide. A crop is another camera (01.9), in which only K has changed. With the square's left and top
+# edge $l, t$ and its side $b$,
 #
 # $$K' = \begin{pmatrix} 224/b & 0 & -224\,l/b \\ 0 & 224/b & -224\,t/b \\ 0 & 0 & 1 \end{pmatrix} K. \tag{13.3}$$
 #
 # From here on it is convenient not to think in pixels. **Crop coordinates** run from −1 at the left (top) edge to 1 at
-# the right (bottom) one, as in METRO, whatever the resolution. What is behind a camera has no place in its picture: it
-# gets NaN, and later no dot.
+# the right (bottom) one, whatever the resolution, as in METRO (Lin et al. 2021), whose code MPT builds on. What is
+# behind a camera has no place in its picture: it gets NaN, and later no dot.
 
 # %% tags=["export"]
 def crop(camera: Camera, points: Tensor, size: int = 224, margin: float | Tensor = 1.2) -> Camera:
@@ -477,8 +481,8 @@ assert sympy.simplify(gauss - row * column) == 0
 
 # %% [markdown]
 # Which maps, which σ? Feature maps of 112 × 112 and 224 × 224 are compared in Table 3; the number of maps and the σ
-# are not in the paper. HigherHRNet, whose place they hold, has 17 maps, one for each joint of COCO, so we take these,
-# and σ = 2 at 112 and 4 at 224: the same dot, in shares of the crop. At the small sizes that a laptop can train on we
+# are not in the paper. HigherHRNet, the paper's 2D pose network, has 17 maps, one for each joint of COCO. We take
+# these, and σ = 2 at 112 and 4 at 224: the same dot, in shares of the crop. At the small sizes of a laptop's run we
 # never go below σ = 1: a narrower dot falls between the pixels.
 
 # %% tags=["export"]
@@ -520,7 +524,7 @@ def synthesize_heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
 check(synthesize_heatmaps)
 
 # %% [markdown]
-# All 17 maps of the person, from the first camera; then one joint at three resolutions.
+# All 17 maps of the person, from the first camera; then one joint at several resolutions.
 
 # %%
 from course_lib.data.keypoints import FORMATS
@@ -714,7 +718,7 @@ check(mask_heatmaps)
 # %% [markdown]
 # The other reading of the name masks **patches**, as the masked autoencoder of chapter 06 does: squares in the crop,
 # dark in all maps at once, like a table in front of a person. It is the course's alternative. Whole maps hide a joint
-# that the detector lacks, wherever it is; patches hide a region, whoever is in it.
+# that the detector lacks, wherever it is; patches hide a region, whatever lies there.
 
 # %% tags=["export"]
 def mask_patches(heatmaps: Tensor, generator: torch.Generator, patches: int = 7, most: float = 0.3) -> Tensor:
