@@ -625,6 +625,7 @@ with one_thread():
 for name, rate in rates.items():
     print(f"{name:30s}{rate:10.0f} a second a core, {rate / rates['rendered pictures']:6.0f} times as many as pictures")
 assert rates["heatmaps of given joints"] > 20 * rates["rendered pictures"]
+assert rates["bodies, cameras and heatmaps"] > 3 * rates["rendered pictures"]
 
 
 # %% [markdown]
