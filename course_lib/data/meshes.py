@@ -5,7 +5,8 @@ The paper samples 2 million meshes from AMASS, recordings of real people under l
 file; every body is a pose of the pool (or its mirror image) on an identity of the pool, turned to a heading.
 
 A mesh is the visible skin, followed by the few vertices inside the body that keypoints are made of: so keypoints are
-fixed weighted means of its vertices (`joint_matrix`), of a predicted mesh as of a true one.
+fixed weighted means of its vertices (`joint_matrix`), of a predicted mesh as of a true one. What is cached here
+belongs to the body file (COURSE_BODY) that the process began with.
 """
 
 import zipfile
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.chapters.bodies import BodyModel, read_body_file
+from course_lib.chapters.bodies import JOINT_NAMES, BodyModel, read_body_file
 from course_lib.chapters.cameras import axis_angle_to_matrix, matrix_to_axis_angle
-from course_lib.data.keypoints import FORMATS, available, regressor
+from course_lib.data.keypoints import FORMATS, Regressor, regressor
 from course_lib.data.person import load_body, sample_person
 from course_lib.data.poses import mirror_pose, sample_pose
 from course_lib.files import draft
@@ -29,6 +30,12 @@ from course_lib.threads import one_thread
 JOINT_FORMATS = ("h36m17", "lsp14", "coco17")  # evaluation on Human3.6M, METRO's 14 joints, what heatmaps show
 SPLITS = ("train", "val", "test")
 VERSION = 1  # of the files that pools are kept in
+
+# The joint of SMPL-X that is nearest to a point, for body files without keypoint tables
+LIMBS = {"sho": "shoulder", "elb": "elbow", "wri": "wrist", "hip": "hip", "kne": "knee", "ank": "ankle"}
+NEAREST = {f"{side[0]}{short}": f"{side}_{limb}" for side in ("left", "right") for short, limb in LIMBS.items()}
+NEAREST |= {"left_eye": "left_eye_smplhf", "right_eye": "right_eye_smplhf", "left_ear": "head", "right_ear": "head"}
+NEAREST |= {"nose": "jaw", "pelv": "pelvis", "spin": "spine2"}
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,24 @@ class Bodies:
         return Bodies(self.vertices[index], joints, self.heading[index], self.identity[index])
 
 
+def entries(name: str) -> Regressor:
+    """How a format's points are made of the body's vertices: its tables, or for a file without them its own joints,
+    the nearest where there is no such joint (the nose is the jaw's, both ears the head's)."""
+    body = load_body()
+    if body.pack is not None:
+        return regressor(name)
+    matrix = body.model.joint_regressor[[JOINT_NAMES.index(NEAREST.get(point, point)) for point in FORMATS[name]]]
+    row, column = matrix.nonzero(as_tuple=True)
+    return Regressor(row, column, matrix[row, column])
+
+
 @lru_cache(maxsize=1)
 def skin() -> Skin:
     """The mesh of the current body (COURSE_BODY's, else the open one)."""
     body = load_body()
     faces = body.model.faces.numpy() if body.pack is None else body.pack["faces_body"].astype(np.int64)
     visible = np.unique(faces)
-    inside = np.unique(np.concatenate([regressor(name).column.numpy() for name in JOINT_FORMATS]))
+    inside = np.unique(np.concatenate([entries(name).column.numpy() for name in JOINT_FORMATS]))
     index = np.concatenate([visible, np.setdiff1d(inside, visible)])
     place = np.zeros(len(body.model.template), np.int64)
     place[index] = np.arange(len(index))
@@ -77,13 +95,10 @@ def skin() -> Skin:
 
 @lru_cache(maxsize=8)
 def joint_matrix(name: str) -> Tensor:
-    """(K, V): keypoints of a format as weighted means of the mesh's vertices. ValueError for a body without them."""
+    """(K, V): keypoints of a format as weighted means of the mesh's vertices. ValueError for another format."""
     if name not in JOINT_FORMATS:
         raise ValueError(f"meshes know the joints of {', '.join(JOINT_FORMATS)}, not {name!r}")
-    if not available(name).all():
-        lacking = [point for point, has in zip(FORMATS[name], available(name), strict=True) if not has]
-        raise ValueError(f"this body file has no {', '.join(lacking)} of {name}: unset COURSE_BODY for the open body")
-    row, column, value = regressor(name)
+    row, column, value = entries(name)
     place = torch.zeros(len(load_body().model.template), dtype=torch.long)
     place[skin().index] = torch.arange(len(skin().index))
     matrix = torch.zeros(len(FORMATS[name]), len(skin().index))
@@ -113,7 +128,7 @@ def pool(split: str = "train", size: int = 4096) -> tuple[Tensor, Tensor]:
     """
     if split not in SPLITS or size < 1:
         raise ValueError(f"a pool of {size} in split {split!r}: give at least 1, and one of {', '.join(SPLITS)}")
-    path = data_dir() / f"meshes-{split}-{size}-v{VERSION}.npz"
+    path = data_dir() / f"meshes-{split}-{size}-{body_file().stem}-v{VERSION}.npz"
     try:
         with np.load(path, allow_pickle=False) as kept:
             poses, betas = kept["poses"], kept["betas"]
