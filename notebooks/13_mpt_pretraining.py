@@ -126,52 +126,6 @@ titles = ["a mesh before a camera", "17 heatmaps: the input", "the mesh to give 
 plots.show_images(shown, titles, height=2.4)
 plt.show()
 
-# %% [markdown]
-# A mesh becomes 17 dots; from the dots a network has to give the mesh back, from all sides:
-
-# %%
-import numpy as np
-
-from course_lib.chapters import mpt_pretraining as finished  # the course's own functions, which you will write
-from course_lib.chapters import rendering
-from course_lib.data.meshes import joint_matrix, sample_bodies, skin
-
-POOL = pick(smoke=48, laptop=4096)  # so many poses and people are drawn, once, and kept in a file
-SIDE = pick(smoke=64, laptop=224)
-
-
-# %%
-def picture_of(vertices, camera, side, faces=None):
-    """A grey picture of a mesh (V, 3) as the camera sees it: (side, side, 3), white around it."""
-    faces, vertices = skin().faces if faces is None else faces, vertices[None].float()
-    found = rendering.rasterize(vertices, faces, camera, side)
-    normals = rendering.interpolate(found, faces, rendering.vertex_normals(vertices, faces))[0]
-    toward = normalize(torch.tensor([0.3, 0.6, 0.0]) - camera.R[0, 2], dim=0)
-    colour = rendering.shade(torch.full((3,), 0.72), normalize(normals, dim=-1), toward)
-    return torch.where(found.face[0, ..., None] >= 0, colour, 1.0)
-
-
-# %%
-HUES = torch.tensor(plt.get_cmap("hsv")(np.linspace(0, 0.92, 17))[:, :3]).float()  # a colour for each joint
-
-
-def coloured(heatmaps):
-    """Heatmaps (17, H, W) in one picture, white on nothing: every joint in its colour."""
-    return 1 - torch.einsum("khw,kc->hwc", heatmaps, 1 - HUES).clamp(0, 1)
-
-
-# %%
-bodies = sample_bodies(18, seed=2, heading=30.0, size=POOL)[17:]  # one of them
-eight, generator = finished.virtual_cameras(8), torch.Generator().manual_seed(0)
-standing = bodies.vertices + finished.place(bodies.vertices, generator)[:, None]  # (1, V, 3) in the room
-around = finished.crop(eight, standing.expand(8, -1, -1), size=SIDE)
-dots = finished.to_crop(around[[0]], joint_matrix("coco17") @ standing, SIDE)
-shown = [picture_of(standing[0], around[i], SIDE) for i in (0, 0, 5)]
-shown.insert(1, coloured(finished.synthesize_heatmaps(dots, 112, 2.0)[0]))
-titles = ["a mesh before a camera", "17 heatmaps: the input", "the mesh to give back", "from the side"]
-plots.show_images(shown, titles, height=2.4)
-plt.show()
-
 
 # %% [markdown]
 # ## 1 Virtual cameras
