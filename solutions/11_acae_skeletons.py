@@ -839,7 +839,9 @@ for ax, azimuth in zip(axes, (0, 80), strict=True):
     draw_mesh(ax, person[0], skin, azimuth=azimuth, color=(0.93, 0.92, 0.91))
     ax.scatter(*turned(here, azimuth)[:, :2].T, s=3, color="#a0a0a0", zorder=3)
     for side, hue in HUES.items():
-        ax.scatter(*turned(latents[kind == side], azimuth)[:, :2].T, s=34, color=hue, zorder=4, label=side)
+        ax.scatter(
+            *turned(latents[kind == side], azimuth)[:, :2].T, s=34, color=hue, zorder=4, label=side, clip_on=False
+        )
 axes[0].legend(fontsize=8, title="latent")
 axes[0].set_title(f"{len(latents)} latent points (grey: {len(names)} joints)", fontsize=9)
 axes[1].set_title("from the side", fontsize=9)
@@ -870,18 +872,21 @@ for one in chosen:
 
 # %%
 _, axes = plt.subplots(1, 4, figsize=(10, 3.6), layout="constrained")
-for ax, one in zip(axes, chosen[1 :: max(1, len(chosen) // 4)], strict=False):
+busy = decoder.abs().sum(1)  # (L,) how much is made of each latent
+busiest = [*busy[:half].topk(3).indices.tolist(), 2 * half + busy[2 * half :].argmax().item()]
+for ax, one in zip(axes, busiest, strict=True):
     draw_mesh(ax, person[0], skin, color=(0.93, 0.92, 0.91))
     for j in (decoder[one].abs() > 0.05).nonzero()[:, 0].tolist():
         weight = decoder[one, j].item()
         line, hue = torch.stack([latents[one], here[j]]), "#2e8b57" if weight > 0 else "#d1495b"
         ax.plot(line[:, 0], line[:, 1], color=hue, linewidth=3 * abs(weight), zorder=3)
         ax.scatter(*here[j, :2], s=40 * abs(weight), color="#606060", zorder=4)
-    ax.scatter(*latents[one, :2], s=40, color="black", zorder=5)
+    ax.scatter(*latents[one, :2], s=40, color="black", zorder=5, clip_on=False)
     ax.set_title(f"latent {one}, {kind[one]}", fontsize=9)
 
 # %% [markdown]
-# *Black: a latent point. Lines lead to the joints that it helps to make, as thick as its weight (red: a negative one).*
+# *Black: the three of a pair and the central one that most is made of. Lines lead to the joints that they help to
+# make, as thick as the weight (red: a negative one).*
 #
 # And the joints that come out of the latent points, in one format:
 
