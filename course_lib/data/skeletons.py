@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from course_lib.chapters.bodies import JOINT_NAMES, BodyModel, read_body_file
+from course_lib.chapters.bodies import JOINT_NAMES, BodyModel
 from course_lib.chapters.cameras import axis_angle_to_matrix, matrix_to_axis_angle
 from course_lib.data.person import load_body
 from course_lib.data.poses import sample_pose
@@ -246,6 +246,7 @@ def mirror_permutation(names: tuple[str, ...]) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------- regressors
+BLOCK = 64  # people that are posed at once
 FARTHEST = 0.25  # metres from a joint to the vertices that it is made of
 CUBE = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), -1).reshape(-1, 3)
 DIRECTIONS = CUBE[np.abs(CUBE).sum(1) % 2 == 1]  # to the 6 faces and the 8 corners of a cube
@@ -338,15 +339,21 @@ def skeleton_points(vertices: Tensor, formats: tuple[str, ...] = tuple(FORMATS))
 @lru_cache(maxsize=8)
 def part_of_body(formats: tuple[str, ...]) -> tuple[BodyModel, Tensor]:
     """A body model of only those vertices that the formats and the joints need, and the regressor (J, U) on them."""
-    arrays = read_body_file(OPEN_BODY)
+    whole = load_body(OPEN_BODY).model
     row, vertex, weight = entries(formats)
-    used = np.union1d(vertex.numpy(), np.flatnonzero(arrays["J_regressor"].any(0)))
-    for key in ("v_template", "shapedirs", "posedirs", "weights"):
-        arrays[key] = arrays[key][used]
-    arrays |= {"J_regressor": arrays["J_regressor"][:, used], "f": np.zeros((1, 3), np.int64)}
+    used = torch.cat([vertex, whole.joint_regressor.any(0).nonzero()[:, 0]]).unique()
+    arrays = {
+        "v_template": whole.template[used],
+        "shapedirs": torch.cat([whole.shape_directions, whole.expression_directions], -1)[used],
+        "posedirs": whole.pose_directions[used],
+        "J_regressor": whole.joint_regressor[:, used],
+        "weights": whole.weights[used],
+        "f": torch.zeros(1, 3, dtype=torch.int64),
+    }
+    parents = torch.stack([whole.parents.clamp(min=0), torch.arange(len(whole.parents))])
+    arrays = {key: values.numpy() for key, values in (arrays | {"kintree_table": parents}).items()}
     matrix = torch.zeros(len(joint_names(formats)), len(used), dtype=torch.float64)
-    column = torch.from_numpy(np.searchsorted(used, vertex.numpy()))
-    return BodyModel(arrays), matrix.index_put((row, column), weight, accumulate=True)
+    return BodyModel(arrays), matrix.index_put((row, torch.searchsorted(used, vertex)), weight, accumulate=True)
 
 
 def sample_people(rng: np.random.Generator, count: int) -> dict[str, Tensor]:
@@ -381,9 +388,9 @@ def sample_poses(count: int, formats: tuple[str, ...] = tuple(FORMATS), seed: in
         raise ValueError(f"count is {count}: ask for 1 pose or more")
     body, matrix = part_of_body(tuple(formats))
     found = []
-    for block, _ in enumerate(range(0, count, 64)):
+    for block in range(-(-count // BLOCK)):
         rng = np.random.default_rng([seed, block])
-        people, (R, t) = sample_people(rng, 64), sample_cameras(rng, 64)
-        joints = matrix @ body(**people).vertices.double()  # (64, J, 3)
+        people, (R, t) = sample_people(rng, BLOCK), sample_cameras(rng, BLOCK)
+        joints = matrix @ body(**people).vertices.double()  # (BLOCK, J, 3)
         found.append(joints @ R.mT + t[:, None])
     return torch.cat(found)[:count]
