@@ -234,7 +234,9 @@ def test_data_sets_that_are_unlike_are_refused():
 
 def test_batches_that_are_not_whole_rounds_or_cannot_be_shared_are_refused():
     for size in (12, 4, 0):
-        with pytest.raises(ValueError, match=f"a batch of {size} is not made of whole rounds of 8: use a multiple of 8"):
+        with pytest.raises(
+            ValueError, match=f"a batch of {size} is not made of whole rounds of 8: use a multiple of 8"
+        ):
             stream().batches(0, size)
     with pytest.raises(ValueError, match="a batch of 16 can't be shared out evenly to 3 processes"):
         stream().batches(0, 16, 0, 3)
@@ -298,7 +300,7 @@ def test_the_loop_gives_each_part_its_rate():
         copy.load_state_dict(start.state_dict())
         return copy
 
-    plain = Optimizer("sgd", lr=0.1, momentum=0.0, schedules=(("0.", FINE_TUNE_BACKBONE),))
+    plain = Optimizer("sgd", lr=0.1, momentum=0.0, weight_decay=0.0, schedules=(("0.", FINE_TUNE_BACKBONE),))
     recipe = Recipe("two rates", model, squared, stream(), 4, 16, plain, FINE_TUNE_HEAD)
     after = fit(recipe, steps=1, progress=False).model
     squared(start, read(stream(), number=1)[0]).backward()

@@ -1,6 +1,7 @@
 """The checks of chapter 12, and for each the wrong answers that it must catch."""
 
 import math
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -162,3 +163,187 @@ def ignores_the_peak(step, steps, part="initial", peak=2.12e-4):
 @wrong_answer("12.7", says="unknown part")
 def takes_any_part(step, steps, part="initial", peak=2.12e-4):
     return acae.learning_rate(step, steps, part if part in acae.DROP_AT else "head", peak)
+
+
+# ------------------------------------------------------------------------------------------------------- 12.8 thinning
+def track(*places: float) -> Tensor:
+    """A motion (T, 2, 3) whose first joint stands still and whose second is at these places, millimetres."""
+    points = torch.zeros(len(places), 2, 3)
+    points[:, 1, 0] = torch.tensor(places) / 1000
+    return points
+
+
+@check_for("12.8")
+def thinning(answer):
+    slow = track(0, 60, 120, 180, 240, 300)
+    before = slow.clone()
+    found = answer(slow)
+    expect_type(found, list, "the frames that are kept")
+    expect_unchanged(slow, before, "the motion")
+    expect(found != [], "no frame of 6 is kept. The first always is")
+    expect(
+        found != [0],
+        "somebody who moves 60 mm a frame is kept in the first frame only. Compare with the last frame that was "
+        "*kept*, and every joint by itself: one that has moved is enough",
+    )
+    expect(found[0] == 0, f"the frames {found} are kept of a slow motion: the first is missing")
+    expect_equal(found, [0, 2, 4], "the frames kept of a motion of 60 mm a frame")
+    expect_equal(
+        answer(track(0, 125, 0, 62.5, 250)), [0, 1, 2, 4], "the frames kept of a joint at 0, 125, 0, 62.5, 250 mm"
+    )
+    exact = torch.zeros(2, 2, 3, dtype=torch.float64)
+    exact[1, 0, 2] = 0.125
+    expect_equal(answer(exact, 0.125), [0, 1], "a joint that moved by exactly the reach: `>=`")
+    expect_equal(answer(track(0, 0, 0)), [0], "the frames kept of somebody who stands still")
+    lost = track(0, 50, 150)
+    lost[:, 0] = torch.nan
+    expect_equal(answer(lost), [0, 2], "the frames kept where the first joint is missing (NaN)")
+    expect_equal(answer(torch.zeros(0, 2, 3)), [], "the frames kept of no frames")
+
+
+@wrong_answer("12.8", says=r"last frame that was \*kept\*")
+def thin_by_speed(points, reach=0.1):
+    moved = (points[1:] - points[:-1]).norm(dim=-1).amax(-1) >= reach
+    return [0, *(moved.nonzero().flatten() + 1).tolist()]
+
+
+@wrong_answer("12.8", says="one that has moved is enough|60 mm a frame")
+def thin_by_mean(points, reach=0.1):
+    kept = [0]
+    for frame in range(1, len(points)):
+        if (points[frame] - points[kept[-1]]).norm(dim=-1).mean() >= reach:
+            kept.append(frame)
+    return kept
+
+
+@wrong_answer("12.8", says="exactly the reach")
+def thin_strictly(points, reach=0.1):
+    kept = [0] if len(points) else []
+    for frame in range(1, len(points)):
+        if ((points[frame] - points[kept[-1]]).norm(dim=-1) > reach).any():
+            kept.append(frame)
+    return kept
+
+
+@wrong_answer("12.8", says="the first is missing")
+def thin_without_first(points, reach=0.1):
+    return acae.thin(points, reach)[1:]
+
+
+@wrong_answer("12.8", says="is missing \\(NaN\\)")
+def thin_by_amax(points, reach=0.1):
+    kept = [0] if len(points) else []
+    for frame in range(1, len(points)):
+        if (points[frame] - points[kept[-1]]).norm(dim=-1).amax() >= reach:
+            kept.append(frame)
+    return kept
+
+
+# -------------------------------------------------------------------------------------------- 12.9 correct pose score
+@check_for("12.9")
+def pose_score(answer):
+    target = torch.randn(4, 5, 3)
+    prediction = target.clone() + torch.tensor([0.3, -0.2, 5.0])  # elsewhere in the room
+    prediction[1, 2, 1] += 0.19
+    prediction[2, 4, 0] += 0.21  # one joint of five
+    prediction[3, 1:] += 0.15 * torch.tensor([0.0, 1.0, 0.0])
+    found = answer(prediction, target, 0)
+    expect_type(found, Tensor, "the scores of 4 poses")
+    expect(
+        found.numel() != 1,
+        "one number came back for 4 poses. Give one score for each; the mean is for whoever pools them",
+    )
+    expect(found.shape != (4, 5), "a score for every joint came back: a pose is right if *all* of its joints are")
+    expect_shape(found, (4,), "the scores of 4 poses")
+    expect(found.dtype != torch.bool, "booleans came back: give 1.0 and 0.0, so that the mean is a share")
+    expect(
+        not (found == 0).all(),
+        "no pose is right, but they are only elsewhere in the room: move both skeletons to their root joint first",
+    )
+    expect(
+        not (found.double() - torch.tensor([1, 1, 0.8, 1], dtype=torch.float64)).abs().max() < 1e-6,
+        "that is PCK, the share of joints. One joint that is too far makes the whole pose wrong",
+    )
+    expect(
+        not (found == 1).all(), "a pose with one joint 210 mm off counts as right. It is the worst joint that counts"
+    )
+    expect_close(found.float(), torch.tensor([1.0, 1, 0, 1]), "the scores of 4 poses, at 200 mm")
+    expect_close(answer(prediction, target, 0, 0.1).float(), torch.tensor([1.0, 0, 0, 0]), "the scores at 100 mm")
+    apart = target.clone()
+    apart[:, 0, 1] += 0.15
+    apart[:, 1, 1] -= 0.15  # 150 mm from where they are relative to joint 3, but 300 mm relative to each other
+    expect_close(
+        answer(apart, target, 3).float(), torch.ones(4), "the scores with joint 3 as the root: is `root` used?"
+    )
+    edge = torch.zeros(1, 2, 3)
+    edge[0, 1, 0] = 0.25
+    expect_close(
+        answer(edge, torch.zeros(1, 2, 3), 0, 0.25).float(), torch.zeros(1), "an error of exactly the threshold"
+    )
+
+
+@wrong_answer("12.9", says="elsewhere in the room")
+def cps_absolute(prediction, target, root, threshold=0.2):
+    return ((prediction - target).norm(dim=-1).amax(-1) < threshold).float()
+
+
+@wrong_answer("12.9", says="worst joint that counts")
+def cps_mean(prediction, target, root, threshold=0.2):
+    difference = (prediction - prediction[:, [root]]) - (target - target[:, [root]])
+    return (difference.norm(dim=-1).mean(-1) < threshold).float()
+
+
+@wrong_answer("12.9", says="that is PCK")
+def cps_is_pck(prediction, target, root, threshold=0.2):
+    difference = (prediction - prediction[:, [root]]) - (target - target[:, [root]])
+    return (difference.norm(dim=-1) < threshold).float().mean(-1)
+
+
+@wrong_answer("12.9", says="one number came back for 4 poses")
+def cps_pooled(prediction, target, root, threshold=0.2):
+    return acae.correct_pose_score(prediction, target, root, threshold).mean()
+
+
+@wrong_answer("12.9", says="is `root` used")
+def cps_root_zero(prediction, target, root, threshold=0.2):
+    return acae.correct_pose_score(prediction, target, 0, threshold)
+
+
+# ------------------------------------------------------------------------------------------------------ 12.10 two means
+@check_for("12.10")
+def two_means(answer):
+    found = answer(torch.tensor([10.0, 20, 90, 30, 200]), ["a", "b", "b", "a", "c"])
+    expect_type(found, (tuple, list), "the two means")
+    expect(len(found) == 2, f"{len(found)} values came back, 2 were expected: over poses, over sequences")
+    first, second = (float(value) for value in found)
+    expect(not math.isclose(second, 70, rel_tol=1e-5) or not math.isclose(first, 275 / 3, rel_tol=1e-5),
+           "the two means have changed places: over all poses first")  # fmt: skip
+    expect_close(first, 70.0, "the mean over all poses, errors 10, 20, 90, 30, 200")
+    expect(
+        not math.isclose(second, 70, rel_tol=1e-5),
+        "both means are the same: within each sequence first, then over the *sequences*, each counting once",
+    )
+    expect(
+        not math.isclose(second, (10 + 55 + 30 + 200) / 4, rel_tol=1e-5),
+        "sequence a counts twice in a b b a c. The poses of a sequence don't have to stand together",
+    )
+    expect_close(second, (20 + 55 + 200) / 3, "the mean over the sequences a b b a c")
+    equal = answer(torch.tensor([10.0, 20, 90, 30]), ["a", "b", "a", "b"])
+    expect_close(tuple(float(value) for value in equal), (37.5, 37.5), "two sequences of equal length")
+
+
+@wrong_answer("12.10", says="changed places")
+def pooled_swapped(errors, sequences):
+    return acae.pooled(errors, sequences)[::-1]
+
+
+@wrong_answer("12.10", says="both means are the same")
+def pooled_weighted(errors, sequences):
+    sums = [errors[[one == name for one in sequences]].sum() for name in dict.fromkeys(sequences)]
+    return errors.mean().item(), (torch.stack(sums).sum() / len(errors)).item()
+
+
+@wrong_answer("12.10", says="don't have to stand together")
+def pooled_runs(errors, sequences):
+    runs = [list(run) for _, run in groupby(range(len(errors)), key=lambda pose: sequences[pose])]
+    return errors.mean().item(), torch.stack([errors[run].mean() for run in runs]).mean().item()
