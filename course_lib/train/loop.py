@@ -108,7 +108,7 @@ def train_step(
 ) -> dict[str, float]:
     """One optimiser step, number `step` from 0, in `recipe.accumulate` parts; the numbers to log."""
     for group in optimizer.param_groups:
-        group["lr"] = recipe.lr(step) * group["lr_scale"]
+        group["lr"] = recipe.lr(step, group)
     optimizer.zero_grad()
     parts, keys = [], []
     for part in range(recipe.accumulate):
