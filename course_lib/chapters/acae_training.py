@@ -176,7 +176,8 @@ class EfficientNetV2(nn.Module):
         self.classifier = self.classifier if classes else None
         if centred:
             centre_last_stride(self.features)
-        self.apply(start)
+        if not self.features[0][0].weight.is_meta:  # where tensors have no numbers there is nothing to draw
+            self.apply(start)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
@@ -222,7 +223,7 @@ class Crop:
         return ((pixels >= edge) & (pixels <= self.side - edge)).all(-1)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room", exercise 12.1
+# Chapter 12, section "The mean of a map", exercise 12.1
 def soft_argmax(logits: Tensor) -> Tensor:
     """(B, J, H, W) -> (B, J, 2) as x, y, or (B, J, D, H, W) -> (B, J, 3) as x, y, z; in [0, 1], 0 the first cell's
     middle and 1 the last one's. Computed in float32 whatever comes in. Sun et al. 2018; MeTRAbs."""
@@ -236,7 +237,7 @@ def soft_argmax(logits: Tensor) -> Tensor:
     return torch.stack(means, -1)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "What a head's channels mean"
 def split_heads(channels: Tensor, points: int) -> tuple[Tensor, Tensor]:
     """(B, J (1 + D), H, W) -> the 2D head's logits (B, J, H, W) and the 3D head's (B, J, D, H, W).
 
@@ -245,7 +246,7 @@ def split_heads(channels: Tensor, points: int) -> tuple[Tensor, Tensor]:
     return flat, rearrange(deep, "b (d j) h w -> b j d h w", j=points)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "What a head's channels mean"
 def read_heads(channels: Tensor, points: int, crop: Crop) -> tuple[Tensor, Tensor]:
     """The head's channels -> pixels (B, J, 2), and metres (B, J, 3) relative to an unknown place."""
     flat, deep = (soft_argmax(logits) for logits in split_heads(channels, points))
@@ -256,7 +257,7 @@ def read_heads(channels: Tensor, points: int, crop: Crop) -> tuple[Tensor, Tenso
 NEAREST = 1e-3  # metres: what is nearer to the camera's plane, or behind it, counts as so near
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Where is the box?"
 def rays(pixels: Tensor, K: Tensor) -> Tensor:
     """(B, J, 2) pixels -> (B, J, 2): where they are on the plane at depth 1. K (B, 3, 3). Never in half precision."""
     fx, fy, cx, cy, skew = (K[:, row, column, None] for row, column in ((0, 0), (1, 1), (0, 2), (1, 2), (0, 1)))
@@ -264,7 +265,7 @@ def rays(pixels: Tensor, K: Tensor) -> Tensor:
     return torch.stack([(pixels[..., 0] - cx - skew * y) / fx, y], -1)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Where is the box?"
 def projected(points: Tensor, K: Tensor) -> Tensor:
     """(B, J, 3) metres -> (B, J, 2) pixels. A depth below 1 mm, or behind the camera, counts as 1 mm."""
     x, y = (points[..., :2] / points[..., 2:].clamp(min=NEAREST)).unbind(-1)
@@ -275,7 +276,7 @@ def projected(points: Tensor, K: Tensor) -> Tensor:
 RIDGE = 1e-2  # MeTRAbs' code
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room", exercise 12.2
+# Chapter 12, section "Where is the box?", exercise 12.2
 def solve_reference(ray: Tensor, relative: Tensor, weight: Tensor, ridge: float = 0.0) -> Tensor:
     """Where the point is to which `relative` refers: rays (B, J, 2), metres (B, J, 3), weights (B, J) -> (B, 3) metres.
 
@@ -290,7 +291,7 @@ def solve_reference(ray: Tensor, relative: Tensor, weight: Tensor, ridge: float 
     return torch.linalg.solve(normal, weighted @ b)[..., 0]
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Where is the box?"
 def weighted_spread(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(B, J, 2) and weights (B, J) -> their mean (B, 1, 2) and their standard deviation over both axes, (B, 1, 1)."""
     share = (weight / weight.sum(1, keepdim=True))[..., None]  # (B, J, 1)
@@ -299,7 +300,7 @@ def weighted_spread(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.clamp(min=1e-8).sqrt()
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Where is the box?"
 def reference_point(ray: Tensor, relative: Tensor, weight: Tensor) -> Tensor:
     """`solve_reference` with MeTRAbs' ridge, as seen by a camera that has the person in the middle and filling its
     picture, so that the ridge is as harmless for a small person at the edge. -> (B, 3) metres."""
@@ -311,7 +312,7 @@ def reference_point(ray: Tensor, relative: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([found[:, :2] + mean[:, 0] * z, z], -1)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Where is the box?"
 def weak_reference_point(ray: Tensor, relative: Tensor, weight: Tensor) -> Tensor:
     """The same under weak perspective: the depth is the skeleton's size in metres over its size at depth 1. (B, 3)."""
     mean_ray, size_ray = weighted_spread(ray, weight)
@@ -325,7 +326,7 @@ FIELD_MARGIN = 0.75  # strides from the border: what the 2D head places farther 
 UNSEEN_WEIGHT = 1e-4  # of such a joint in the least squares (MeTRAbs' code)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Joining the two"
 def absolute_pose(
     pixels: Tensor, relative: Tensor, K: Tensor, crop: Crop, mix: Tensor | float = 0.5, weak: Tensor | bool = False
 ) -> Tensor:
@@ -345,7 +346,7 @@ def absolute_pose(
     return torch.where(seen[..., None], mix * spatial + (1 - mix) * flat, spatial)
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Joining the two"
 class Output(NamedTuple):
     """What the network says of J points: absolute (B, J, 3) metres in the camera's space, and the heads' own answers:
     pixels (B, J, 2) and relative (B, J, 3) metres, of which only differences mean something."""
@@ -355,7 +356,7 @@ class Output(NamedTuple):
     relative: Tensor
 
 
-# Chapter 12, section "2 From a map to a skeleton in the room"
+# Chapter 12, section "Joining the two"
 class MetrabsNet(nn.Module):
     """Crops (B, 3, S, S) in [0, 1] and their cameras -> an `Output` for so many points. MeTRAbs (Sárándi et al. 2021),
     ACAE §S2.
@@ -367,8 +368,6 @@ class MetrabsNet(nn.Module):
         self.points, self.crop, self.frozen_norms = points, crop, False
         self.backbone = EfficientNetV2(backbone, None, norm, centred=True)
         self.head = nn.Conv2d(backbone.last, points * (1 + bins), 1)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor, K: Tensor, mix: Tensor | float = 0.5, weak: Tensor | bool = False) -> Output:
         """images (B, 3, S, S); K (B, 3, 3); mix, weak: see `absolute_pose`."""
@@ -392,13 +391,13 @@ CLOSEST = 0.3  # metres: labels nearer to the camera's plane than that aren't pr
 FIELD_ENLARGED = 20  # strides: labels farther outside don't count (the paper's code)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """(B, J) numbers -> the mean of the valid ones, (); 0 where there is none."""
     return (values * valid).sum() / valid.sum().clamp(min=1)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def known(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Labels (B, J, D) and valid (B, J) -> the labels with 0 where they are not valid or not finite, and where they
     are both (B, J). Without this a NaN that nobody asked for comes back through the gradient of a mask."""
@@ -406,27 +405,27 @@ def known(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(valid[..., None], target, 0.0), valid
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def late(step: Tensor | int, start: int = LATE) -> Tensor:
     """1.0 after `start` steps and 0.0 before: a factor on a loss that is turned on late. step: one for the batch."""
     return (torch.as_tensor(step) > start).float().mean()
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def centred(points: Tensor, valid: Tensor) -> Tensor:
     """(B, J, D) minus the mean of the valid (B, J) points of each pose; a pose without one stays as it is."""
     count = valid.sum(1).clamp(min=1)[:, None, None]
     return points - (points * valid[..., None]).sum(1, keepdim=True) / count
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def mean_relative_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """L1 in metres, mean over coordinates, between poses (B, J, 3) that were both centred on their valid joints. ()."""
     target, valid = known(target, valid)
     return masked_mean((centred(points, valid) - centred(target, valid)).abs().mean(-1), valid)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Labels that aren't there"
 def projection_loss(points: Tensor, pixels: Tensor, valid: Tensor, K: Tensor, crop: Crop) -> Tensor:
     """L1 between the projections of (B, J, 3) metres and pixels (B, J, 2), in metres of the box. ().
 
@@ -437,7 +436,7 @@ def projection_loss(points: Tensor, pixels: Tensor, valid: Tensor, K: Tensor, cr
     return masked_mean((found - pixels).abs().mean(-1) * crop.metres_per_pixel, counts)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Far people"
 def absolute_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """L1 in metres, mean over coordinates, of joints in the camera's space (B, J, 3), where the label is before the
     camera. The error of a depth z counts as if z were 10 m where it is more: times min(1, 10 / z). ACAE §S2. ()."""
@@ -449,7 +448,7 @@ def absolute_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return masked_mean(scaled.mean(-1), valid & (depth > CLOSEST))
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Far people"
 def pose_loss(points: Tensor, target: Tensor, valid: Tensor, K: Tensor, crop: Crop, after: Tensor) -> Tensor:
     """L_meanrel + L_proj + 0.1 * after * L_abs for poses with 3D labels. after: `late(step)`. ACAE §S2. ()."""
     flat = projected(known(target, valid)[0], K)
@@ -461,7 +460,7 @@ def pose_loss(points: Tensor, target: Tensor, valid: Tensor, K: Tensor, crop: Cr
     )
 
 
-# Chapter 12, section "3 Losses", exercise 12.3
+# Chapter 12, section "Pictures with 2D labels", exercise 12.3
 def name_average(names: Sequence[str], wanted: Sequence[str]) -> Tensor:
     """Joints such as lsho_h36m, and names such as lsho -> (N, J): row n averages all joints called wanted[n].
 
@@ -472,7 +471,7 @@ def name_average(names: Sequence[str], wanted: Sequence[str]) -> Tensor:
     return rows / rows.sum(1, keepdim=True)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Pictures with 2D labels"
 def weak_loss(points: Tensor, pixels: Tensor, seen: Tensor, K: Tensor, crop: Crop, average: Tensor) -> Tensor:
     """The projection loss of name-averaged joints: points (B, J, 3), pixels (B, N, 2), seen (B, N), average (N, J).
 
@@ -480,7 +479,7 @@ def weak_loss(points: Tensor, pixels: Tensor, seen: Tensor, K: Tensor, crop: Cro
     return projection_loss(torch.einsum("nj,bjc->bnc", average, points), pixels, seen, K, crop)
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "Together"
 @dataclass(frozen=True)
 class Supervision:
     """What the losses need besides a batch: the crop, and the matrix (N, J) of `name_average`.
@@ -506,7 +505,7 @@ class Supervision:
         return {"loss": strong + WEAK * weak, "strong": strong, "weak": weak}
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "The older supervision"
 def fitted(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """(B, N, 2) moved and scaled so that the valid points have the mean and the spread of `target`'s. (B, N, 2)."""
     weight = valid.to(points.dtype) + 1e-9
@@ -514,7 +513,7 @@ def fitted(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return (points - mean) * (size_target / size) + mean_target
 
 
-# Chapter 12, section "3 Losses"
+# Chapter 12, section "The older supervision"
 def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dict[str, Tensor]:
     """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021, §III-D.
 
@@ -573,7 +572,7 @@ def direct_loss(latents: Tensor, batch: Batch, supervision: Supervision, autoenc
     return supervision(autoencoder.decode(latents), batch)
 
 
-# Chapter 12, section "4 Consistency", exercise 12.4
+# Chapter 12, section "Who teaches whom", exercise 12.4
 def teacher_loss(
     latents: Tensor, points: Tensor, autoencoder: Autoencoder, K: Tensor, crop: Crop, after: Tensor, rows: Tensor
 ) -> Tensor:
@@ -584,7 +583,7 @@ def teacher_loss(
     return pose_loss(latents, target, valid, K, crop, after)
 
 
-# Chapter 12, section "4 Consistency"
+# Chapter 12, section "Who teaches whom"
 def hybrid_loss(both: Tensor, batch: Batch, supervision: Supervision, autoencoder: Autoencoder, latents: int) -> dict:
     """(c) Hybrid student and teacher: the network has L + J points (B, L + J, 3), latents first.
 
@@ -604,7 +603,7 @@ def hybrid_loss(both: Tensor, batch: Batch, supervision: Supervision, autoencode
     return {"loss": loss, "strong": strong, "weak": weak, "inconsistency": off.mean()}
 
 
-# Chapter 12, section "5 Normalisation"
+# Chapter 12, section "Ghost BatchNorm"
 class GhostBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that takes its statistics over parts of the batch. Hoffer et al. 2017; ACAE §S5.
 
@@ -641,7 +640,7 @@ NORMS: dict[str, Norm] = {  # Table S4's three
 }
 
 
-# Chapter 12, section "5 Normalisation"
+# Chapter 12, section "What FP16 makes of it"
 def inference_norms(model: nn.Module) -> nn.Module:
     """Every BatchNorm of a model in inference mode: stored statistics, not updated; weight and bias go on learning.
 
@@ -652,7 +651,7 @@ def inference_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-# Chapter 12, section "5 Normalisation"
+# Chapter 12, section "What FP16 makes of it"
 @torch.no_grad()
 def max_norm_(model: nn.Module, limit: float = 20.0) -> nn.Module:
     """In place: every filter of a convolution that a norm follows, (C, kh, kw) numbers, is shortened to the length
@@ -664,4 +663,4 @@ def max_norm_(model: nn.Module, limit: float = 20.0) -> nn.Module:
     return model
 
 
-# course build sealed the text above: 43428f1f7f583597
+# course build sealed the text above: 435a702301553282
