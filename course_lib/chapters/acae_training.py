@@ -21,7 +21,7 @@ from course_lib.chapters import acae_skeletons
 from course_lib.chapters.cameras import Camera
 from course_lib.recipe import Batch, Optimizer, PaperRun, Recipe, Stream
 from course_lib.shipped import Shipped
-from course_lib.study import Study
+from course_lib.study import Study, resolved
 
 Norm = Callable[[int], nn.Module]  # channels -> a normalisation layer
 NORM_EPSILON = 1e-3  # added to variances: torchvision's value for EfficientNetV2
@@ -183,8 +183,9 @@ class EfficientNetV2(nn.Module):
                 inside, done = stage.channels, done + 1
             layers.append(nn.Sequential(*blocks))
         self.features = nn.Sequential(*layers, ConvNormActivation(inside, backbone.last, 1, norm))
-        self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes or 1))
-        self.classifier = self.classifier if classes else None
+        self.classifier = None
+        if classes:
+            self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes))
         if centred:
             centre_last_stride(self.features)
         if not self.features[0][0].weight.is_meta:  # where tensors have no numbers there is nothing to draw
@@ -291,7 +292,7 @@ RIDGE = 1e-2  # MeTRAbs' code
 def solve_reference(ray: Tensor, relative: Tensor, weight: Tensor, ridge: float = 0.0) -> Tensor:
     """Where the point is to which `relative` refers: rays (B, J, 2), metres (B, J, 3), weights (B, J) -> (B, 3) metres.
 
-    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.3; MeTRAbs §III-C."""
+    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.4; MeTRAbs."""
     x, y = ray.unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     rows = torch.stack([one, zero, -x, zero, one, -y], -1).unflatten(-1, (2, 3))  # (B, J, 2, 3)
@@ -345,7 +346,7 @@ def absolute_pose(
     (B, J, 3) metres. The point of reference by least squares over the joints in view.
 
     In view a joint is mix * 3D head + (1 - mix) * the 2D head's ray at that depth; out of view the 3D head's alone.
-    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs §III-C, its code."""
+    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs and its code."""
     ray, seen = rays(pixels, K), crop.inside(pixels, FIELD_MARGIN)
     weight = seen.to(ray.dtype) + UNSEEN_WEIGHT  # (B, J)
     weak = torch.as_tensor(weak, device=ray.device).expand(len(ray))[:, None]  # (B, 1)
@@ -526,7 +527,7 @@ def fitted(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 # Chapter 12, section "The older supervision"
 def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dict[str, Tensor]:
-    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021, §III-D.
+    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021.
 
     3D labels: the 3D head relative to its mean, and the 2D head in pixels. 2D labels: the 2D head's name-averaged
     pixels, and the 3D head's x, y after moving and scaling them onto the labels."""
@@ -752,6 +753,7 @@ def stacked(examples: list[Batch]) -> Batch:
 
 
 Transform = Callable[[Batch, torch.Generator], Batch] | None
+Datasets, Counts = Mapping[str, Batch], Mapping[str, int]
 
 
 # Chapter 12, section "A stream that needs no memory"
@@ -764,7 +766,7 @@ def check_rounds(batch_size: int, turn: int, world: int) -> None:
 
 
 # Chapter 12, section "A stream that needs no memory"
-def check_queues(datasets: Mapping[str, Batch], counts: Mapping[str, int]) -> None:
+def check_queues(datasets: Datasets, counts: Counts) -> None:
     """ValueError, with the data set named, for queues that can't make a batch."""
     if unknown := [name for name in counts if name not in datasets]:
         raise ValueError(f"counts names {unknown[0]!r}, but the data sets are {', '.join(datasets)}")
@@ -789,7 +791,7 @@ class QueueStream:
     one or more rounds. transform(one, generator): an example as a batch of one -> the same, augmented. Batches have the
     tensors and "dataset" (B,), its number in `datasets`. ValueError as in `check_queues`."""
 
-    def __init__(self, datasets: Mapping[str, Batch], counts: Mapping[str, int], seed=0, transform: Transform = None):
+    def __init__(self, datasets: Datasets, counts: Counts, seed: int = 0, transform: Transform = None):
         check_queues(datasets, counts)
         self.datasets, self.counts, self.seed, self.transform = datasets, counts, seed, transform
         self.sizes = {name: len(next(iter(tensors.values()))) for name, tensors in datasets.items() if name in counts}
@@ -970,6 +972,16 @@ def reprojection(unknowns: np.ndarray, points: np.ndarray, offsets: np.ndarray) 
 
 
 # Chapter 12, section "A camera that nobody calibrated"
+def check_sightings(world: Tensor, predicted: Tensor, pixels: Tensor) -> None:
+    """ValueError where these can't be the same joints in the world, in a camera's space and in its pictures."""
+    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
+    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
+        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
+    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
+        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+
+
+# Chapter 12, section "A camera that nobody calibrated"
 def calibrate_camera(
     world: Tensor, predicted: Tensor, pixels: Tensor, size: tuple[int, int], robust: bool = True
 ) -> Camera:
@@ -978,11 +990,7 @@ def calibrate_camera(
     world (N, J, 3): joints in the world, metres. predicted (N, J, 3), pixels (N, J, 2): what a pose network makes of
     the new camera's pictures of `size` (H, W), metres up to scale, pixels. The middle of the picture is taken for the
     principal point. robust=False: plain least squares, to compare. ValueError for other shapes, NaN, or no frame."""
-    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
-    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
-        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
-    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
-        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+    check_sightings(world, predicted, pixels)
     known, seen, spots = (part.double().numpy() for part in (world, predicted, pixels))
     points, offsets = known.reshape(-1, 3), (spots - np.array(size[::-1]) / 2).reshape(-1, 2)
     focal = 1.2 * max(size)  # to begin with
@@ -1117,9 +1125,8 @@ class Config:
 
     def __post_init__(self):
         if self.loss not in LOSSES or self.mixture not in BATCHES:
-            raise ValueError(
-                f"loss {self.loss!r} of {LOSSES} or mixture {self.mixture!r} of {list(BATCHES)} is unknown"
-            )
+            known = f"use one of {', '.join(LOSSES)} and one of {', '.join(BATCHES)}"
+            raise ValueError(f"loss {self.loss!r} or mixture {self.mixture!r} is unknown: {known}")
 
     joints = property(lambda self: 2 * self.pairs + self.middle)
     crop = property(lambda self: Crop(self.side, self.stride))
@@ -1138,10 +1145,7 @@ FIRST = Config(steps=4500, horizon=4500, late=300, frozen=150, pictures=SHIPPED_
 # Chapter 12, section "10 Thirty-two data sets in miniature"
 def second_phase(config: Config, steps: int, loss: str = "regularised") -> Config:
     """The fine-tuning of a network that was trained with a configuration: so many steps more."""
-    later = {
-        "late": max(1, steps // 8),
-        "frozen": min(config.frozen, steps // 4),
-    }  # late: as the paper's 5,000 of 40,000
+    later = {"late": max(1, steps // 8), "frozen": min(config.frozen, steps // 4)}  # the paper: 5,000 of 40,000
     return replace(config, loss=loss, fine_tune=True, steps=steps, **later)
 
 
@@ -1151,7 +1155,7 @@ def paper_config(backbone: str, days: float) -> Config:
     paper = PaperRun("ACAE §S2", gpus=1, gpu="A40-48GB", days=days, batch=128, steps=440_000)
     return Config(
         backbone, side=256, stride=32, norm=16, batch_size=128, steps=400_000, horizon=400_000, late=LATE, frozen=1000,
-        lr=PEAK, pairs=222, middle=111, precision="bf16", paper=paper,
+        lr=PEAK, pairs=214, middle=127, precision="bf16", paper=paper,
     )  # fmt: skip
 
 
@@ -1370,6 +1374,12 @@ def recipe(
 
 
 # Chapter 12, section "11 The run"
+def with_data(config: Config, folders: list) -> Recipe:
+    """For a launch: the recipe with queues over rendered worlds, a folder each, and everything that goes with them."""
+    return resolved(f"{RUNS}:launched")(config, folders)
+
+
+# Chapter 12, section "11 The run"
 def stand_in(config: Config) -> FixedAutoencoder:
     """An autoencoder that has learned nothing."""
     latents = sum(config.latents)
@@ -1450,4 +1460,4 @@ STUDIES = {
 }
 
 
-# course build sealed the text above: 00b208b9461f1da8
+# course build sealed the text above: 081eead9baa473d6

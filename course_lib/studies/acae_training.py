@@ -80,9 +80,14 @@ def crops(world: str, pictures: int, side: int, formats: tuple[str, ...], split:
 def datasets(side: int, formats: tuple[str, ...], pictures: tuple[tuple[str, int], ...]) -> dict[str, Batch]:
     """Everything that the 32 data sets have, out of so many pictures of each world; names in Table S1's order."""
     rows = {world: crops(world, number, side, formats) for world, number in pictures}
-    names = acae_training.BATCHES["full"]
+    return shared_out(rows, formats)
+
+
+def shared_out(rows: dict[str, Batch], formats: tuple[str, ...]) -> dict[str, Batch]:
+    """World -> its people; data set -> those of them who are its own. Names in Table S1's order."""
     everybody = scale() == "smoke"  # eight pictures can't be shared out among eighteen data sets
-    return {name: dozens.member(rows[dozens.DATASETS[name].world], name, formats, everybody) for name in names}
+    worlds = {name: dozens.DATASETS[name].world for name in acae_training.BATCHES["full"]}
+    return {name: dozens.member(rows[world], name, formats, everybody) for name, world in worlds.items()}
 
 
 @lru_cache(maxsize=4)
@@ -111,7 +116,11 @@ def names_of(config) -> dict:
 
 def stream_of(config, seed: int = 0) -> "acae_training.ChunkedStream":
     """The configuration's queues over its data sets, augmented."""
-    data = datasets(config.side, config.formats, config.pictures)
+    return queues_over(config, datasets(config.side, config.formats, config.pictures), seed)
+
+
+def queues_over(config, data: dict[str, Batch], seed: int = 0) -> "acae_training.ChunkedStream":
+    """The same over given data sets."""
     swap = mirror_permutation(joint_names(config.formats))
     change = acae_training.transform(config, swap, mirror_permutation(dozens.WEAK_NAMES))
     counts = acae_training.BATCHES[config.mixture]
@@ -127,9 +136,9 @@ def autoencoder(formats: tuple[str, ...]) -> "acae_training.FixedAutoencoder":
             model = acae_skeletons.build(one.config, joint_names(formats))
             shipped.load(model, one.name)
             return fixed(model)
-    config = acae_skeletons.CONFIGS["laptop"]
-    config = dataclasses.replace(config, formats=formats, **sizes(formats), **pick(smoke={"steps": 3}, laptop={}))
-    poses = sample_poses(pick(smoke=64, laptop=4000), formats).float()
+    steps, poses = pick(smoke=(3, 64), laptop=(3000, 2000))
+    config = dataclasses.replace(acae_skeletons.CONFIGS["laptop"], formats=formats, steps=steps, **sizes(formats))
+    poses = sample_poses(poses, formats).float()
     recipe = acae_skeletons.recipe(config, TensorStream({"points": poses}), joint_names(formats))
     return fixed(train(recipe, None, progress=False).model)
 
@@ -279,6 +288,20 @@ def note_sets(folder: Path, config) -> None:
     """The record of a shipped run names the worlds' folders."""
     folders = [folder_of(world, counted(pictures)) for world, pictures in config.pictures]
     note_data(folder, *folders, *(folder_of(world, counted(number), "test") for world, number in TESTED.items()))
+
+
+# ------------------------------------------------------------------------------------------------- launches
+def launched(config, folders: list[Path]):
+    """The recipe of a launch: queues over the people of rendered worlds, a folder each, and the autoencoder where the
+    loss needs one. ValueError where a world is missing, or the configuration has another number of joints."""
+    joints = sizes(config.formats)
+    if joints != {"pairs": config.pairs, "middle": config.middle}:
+        raise ValueError(f"the formats have {joints}, the configuration {config.pairs} and {config.middle}: set these")
+    rows = {read_manifest(Path(one))["settings"]["world"]: Path(one) for one in folders}
+    if missing := {one.world for one in dozens.DATASETS.values()} - set(rows):
+        raise ValueError(f"no folder has the world {', '.join(sorted(missing))}: `course data make` fills one")
+    found = {world: dozens.crops(folder, config.side, config.formats) for world, folder in rows.items()}
+    return acae_training.recipe(config, queues_over(config, shared_out(found, config.formats)), **settings(config))
 
 
 # ------------------------------------------------------------------------------------------------- studies
