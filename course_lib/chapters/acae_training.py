@@ -1139,6 +1139,10 @@ class Config:
 
 RUNS = "course_lib.studies.acae_training"
 SHIPPED_PICTURES = (("studio", 6000), ("wild", 3000), ("scan", 7000))
+PRETRAINED = Config(
+    formats=("smpl",), pairs=9, middle=6, steps=4000, horizon=4000, late=400, frozen=200, lr=3e-3,
+    pictures=(("scan", 7000),),
+)  # fmt: skip
 FIRST = Config(steps=4500, horizon=4500, late=300, frozen=150, pictures=SHIPPED_PICTURES)
 
 
@@ -1285,14 +1289,24 @@ class ChunkedStream(QueueStream):
 
 # Chapter 12, section "11 The run"
 def build(config: Config, start: Batch | None = None) -> MetrabsNet:
-    """A new network, or one that begins with the tensors of another: `start` of `state_dict`."""
+    """A new network, or one that begins with the tensors of another, or with those of its backbone alone.
+
+    ValueError where they don't fit."""
     norm = partial(nn.BatchNorm2d, eps=NORM_EPSILON)
     if config.norm is not None:
         norm = partial(GhostBatchNorm2d, group=config.norm)
     model = MetrabsNet(NETWORKS[config.backbone], config.points, config.crop, config.bins, norm)
     if start is not None:
-        model.load_state_dict(start)
+        missing, unknown = model.load_state_dict(start, strict=False)
+        if unknown or [name for name in missing if not name.startswith("head.")]:
+            raise ValueError(f"these tensors are of another network: {[*unknown, *missing][0]} is not in both")
     return model
+
+
+# Chapter 12, section "11 The run"
+def backbone_of(model: MetrabsNet) -> Batch:
+    """The tensors of a network's backbone, to begin another one with."""
+    return {name: values.clone() for name, values in model.state_dict().items() if name.startswith("backbone.")}
 
 
 # Chapter 12, section "11 The run"
@@ -1404,6 +1418,7 @@ def example(config: Config, count: int) -> Batch:
 
 
 SHIPPED = {
+    "backbone": Shipped("acae_training-backbone", PRETRAINED, f"{RUNS}:backbone"),
     "separate": Shipped("acae_training-separate", CONFIGS["shipped"], f"{RUNS}:separate"),
     "consistent": Shipped("acae_training-consistent", CONFIGS["shipped-consistent"], f"{RUNS}:consistent"),
 }
@@ -1460,4 +1475,4 @@ STUDIES = {
 }
 
 
-# course build sealed the text above: 081eead9baa473d6
+# course build sealed the text above: 9b5226c6e7d16021

@@ -263,10 +263,44 @@ def tensors_of(model: nn.Module) -> Batch:
 
 
 # ------------------------------------------------------------------------------------------------- shipped
+def backbone(config, folder: Path) -> tuple[nn.Module, Metrics]:
+    """What stands in for pretraining on ImageNet: everybody of one world, with one skeleton; `pose_metrics` on other
+    people of that world."""
+    ((world, pictures),) = config.pictures
+    note_data(folder, folder_of(world, counted(pictures)))
+    data = {"all": one_skeleton(crops(world, pictures, config.side, config.formats))}
+    swaps = mirror_permutation(joint_names(config.formats)), mirror_permutation(dozens.WEAK_NAMES)
+    change = acae_training.transform(config, *swaps)
+    stream = acae_training.ChunkedStream(data, {"all": config.batch_size}, config.seed, change, late=config.late)
+    names = joint_names(config.formats)
+    run = train(acae_training.recipe(config, stream, names), folder / "fit")
+    model = round_weights(run.model).eval()
+    rows = held_out(config.side, config.formats)[world]
+    return model, pose_metrics(predicted(model, rows, config), rows["points"], 0)
+
+
+def one_skeleton(rows: Batch) -> Batch:
+    """Everybody of a world, with all their joints, and without 2D labels."""
+    people, nothing = len(rows["K"]), torch.zeros(len(rows["K"]), len(dozens.WEAK_NAMES))
+    found = {"image": rows["image"], "K": rows["K"], "joints": rows["points"]}
+    found |= {"valid": torch.ones(people, rows["points"].shape[1], dtype=torch.bool)}
+    return found | {"spots": nothing[..., None] + torch.ones(3), "seen": nothing.bool()}
+
+
+def shipped_backbone() -> Batch | None:
+    """The tensors of the shipped backbone; None where it isn't there yet, and at `smoke`."""
+    one = acae_training.SHIPPED["backbone"]
+    if scale() == "smoke" or not shipped.available(one.name):
+        return None
+    model = acae_training.build(one.config)
+    shipped.load(model, one.name)
+    return acae_training.backbone_of(model)
+
+
 def separate(config, folder: Path) -> tuple[nn.Module, Metrics]:
     """The initial training with separate heads; metrics as in `measured`."""
     note_sets(folder, config)
-    model = round_weights(phase(config, folder=folder / "fit").model).eval()
+    model = round_weights(phase(config, shipped_backbone(), folder=folder / "fit").model).eval()
     return model, measured(model, config, autoencoder(config.formats))
 
 
@@ -308,7 +342,7 @@ def launched(config, folders: list[Path]):
 @lru_cache(maxsize=12)
 def first_phase(config, seed: int) -> tuple[Batch, Metrics]:
     """The tensors of a network with separate heads, and how it is measured. Kept: studies share their default arm."""
-    model = phase(config, seed=seed, progress=False).model.eval()
+    model = phase(config, shipped_backbone(), seed, progress=False).model.eval()
     return tensors_of(model), measured(model, config, autoencoder(config.formats))
 
 
