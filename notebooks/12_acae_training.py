@@ -51,8 +51,8 @@ from course_lib.recipe import Batch
 # by a 1 × 1 convolution, filters each channel by itself (3 × 3, *depthwise*), weighs the channels against each other
 # (*squeeze and excitation*), and narrows them again. It is frugal with multiplications, but a depthwise filter does so
 # little with each number that hardware mostly waits for memory. So the early stages, where maps are large and channels
-# few, take the **FusedMBConv**: one full 3 × 3 convolution in the place of the first two. More multiplications, less
-# time. Where a block keeps size and channels, its input is added to its output.
+# few, take the **FusedMBConv**: one full 3 × 3 convolution in the place of the first two. More multiplications, and
+# less time, as Tan and Le measured. Where a block keeps size and channels, its input is added to its output.
 #
 # Every convolution is followed by a BatchNorm, and has no bias, which the norm would take away again. Remember that:
 # section 5 will come back to it.
@@ -151,9 +151,9 @@ class MBConv(Residual):
 
 
 # %% [markdown]
-# What is left to say is a table: how many blocks of which kind, how wide, where the stride is. (Table 4 of the paper
-# has -S. -L, and widths as built, are taken from torchvision.) `small` is ours, of the same blocks, for what we train
-# here: stride 16 in place of 32, and a fraction of the weights.
+# What is left to say is a table: how many blocks of which kind, how wide, where the stride is. (Tan and Le's Table 4
+# has -S. For -L, and for widths as built, we take torchvision's.) `small` is ours, of the same blocks, for what we
+# train here: stride 16 in place of 32, and a fraction of the weights.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -238,8 +238,9 @@ class EfficientNetV2(nn.Module):
                 inside, done = stage.channels, done + 1
             layers.append(nn.Sequential(*blocks))
         self.features = nn.Sequential(*layers, ConvNormActivation(inside, backbone.last, 1, norm))
-        self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes or 1))
-        self.classifier = self.classifier if classes else None
+        self.classifier = None
+        if classes:
+            self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes))
         if centred:
             centre_last_stride(self.features)
         if not self.features[0][0].weight.is_meta:  # where tensors have no numbers there is nothing to draw
@@ -370,8 +371,7 @@ assert 0.03 < fused["weights"] < 0.07 and 0.5 < fused["multiplications"] < 0.6
 # %% [markdown]
 # *-S by stages: block and channels.* The three fused stages have one weight in twenty and more than half of the work.
 # The last stage is the other way round.
-
-# %% [markdown]
+#
 # ## 2 From a map to a skeleton in the room
 #
 # **The question.** The backbone gives 8 × 8 cells. The paper wants each of 555 joints in *metres*, in the *camera's*
@@ -385,8 +385,7 @@ assert 0.03 < fused["weights"] < 0.07 and 0.5 < fused["multiplications"] < 0.6
 # - The two must agree. Where the box has to be for that is a least-squares problem with three unknowns.
 #
 # One 1 × 1 convolution makes both: J maps for the 2D head, and J × D for D depths of the 3D head (D = 8).
-
-# %% [markdown]
+#
 # Numbers that belong together first: the crop that the network sees, its stride, the box.
 
 # %% tags=["export"]
@@ -556,7 +555,7 @@ RIDGE = 1e-2  # MeTRAbs' code
 def solve_reference(ray: Tensor, relative: Tensor, weight: Tensor, ridge: float = 0.0) -> Tensor:
     """Where the point is to which `relative` refers: rays (B, J, 2), metres (B, J, 3), weights (B, J) -> (B, 3) metres.
 
-    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.3; MeTRAbs §III-C."""
+    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.4; MeTRAbs."""
     raise TODO
 
 
@@ -692,7 +691,7 @@ def absolute_pose(
     (B, J, 3) metres. The point of reference by least squares over the joints in view.
 
     In view a joint is mix * 3D head + (1 - mix) * the 2D head's ray at that depth; out of view the 3D head's alone.
-    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs §III-C, its code."""
+    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs and its code."""
     ray, seen = rays(pixels, K), crop.inside(pixels, FIELD_MARGIN)
     weight = seen.to(ray.dtype) + UNSEEN_WEIGHT  # (B, J)
     weak = torch.as_tensor(weak, device=ray.device).expand(len(ray))[:, None]  # (B, 1)
@@ -741,13 +740,13 @@ plt.show()
 # *Left: what the 2D head can say at best. Right: the joints of the joined pose, projected.* The legs hang into
 # nothingness, where they are. (A real 3D head has to guess them from the rest of the body; that it *may* is the point.)
 #
-# How exact is the depth? A pixel of error in the picture is a part of the person's size, so by (12.5) depth is off by
-# the same part of itself. We move the 2D answers at random, one pixel on average, in a crop where the person is 200
-# pixels tall, at distances from 2 to 20 m:
+# How exact is the depth? A pixel of error in the picture is a part of the person's size there, so by (12.5) depth is
+# off by a part of itself. We disturb the 2D answers by noise of one pixel, in a crop in which 1.7 m are 200 pixels, at
+# distances from 2 to 20 m:
 
 # %%
 def depth_error(distance, pixels=1.0, tries=200):
-    """Mean error in metres of r_z for a person who fills 200 pixels, wherever they stand."""
+    """Mean error in metres of r_z. 17 points are spread by 0.35 m in each direction, about as a body's are."""
     generator = torch.Generator().manual_seed(0)
     spread = 0.35 * torch.randn(tries, 17, 3, generator=generator)
     focal = 200 / 1.7 * distance
@@ -854,7 +853,10 @@ print(f"{count} crops: {1000 * seconds:.0f} ms")
 # - $\mathcal L_\text{proj}$: both projected, in pixels × 2.2 m / side, so that it has the weight of metres. It is
 #   counted where the label is 0.3 m or more before the camera and not far outside of the crop, and where the prediction
 #   is before the camera and in the crop (the paper's code).
-# - $\mathcal L_\text{abs}$: as they are, from step 5,000 on.
+# - $\mathcal L_\text{abs}$: as they are. Turned on after 5,000 steps, in fine-tuning as well.
+#
+# A mean runs over the three coordinates too, with equal weights. (For $\mathcal L_\text{abs}$ so in the paper's code;
+# for the rest it is our reading. Where we say "the paper's code" it is the authors' later, public version.)
 #
 # ### Labels that aren't there
 #
@@ -927,10 +929,11 @@ def projection_loss(points: Tensor, pixels: Tensor, valid: Tensor, K: Tensor, cr
 # %% [markdown]
 # ### Far people
 #
-# In JTA, SAIL-VOS or ASPset somebody may be 50 m away. By the last figures of section 2 an honest guess is then off by
-# half a metre in depth without anybody being to blame, and the mean of a batch is made of such guesses. So the paper
-# scales the depth's part down "to a maximum effective distance of 10 m": times $\min(1, 10\,\mathrm m / z)$ with the
-# label's z. Errors of the same *share* of the distance then count the same from 10 m on.
+# In JTA, SAIL-VOS or ASPset the distance to a person "can be very large" (§S2). Who is taken for 5 % taller than they
+# are is placed 5 % too far away: 25 cm at 5 m, 2.5 m at 50 m, without anybody being to blame, and a batch's mean is
+# then made of such guesses. So the paper scales the depth's part down "to a maximum effective distance of 10 m": times
+# $\min(1, 10\,\mathrm m / z)$ with the label's z. Errors of the same *share* of the distance then count the same from
+# 10 m on.
 
 # %% tags=["export"]
 def absolute_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -1101,7 +1104,7 @@ def fitted(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dict[str, Tensor]:
-    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021, §III-D.
+    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021.
 
     3D labels: the 3D head relative to its mean, and the 2D head in pixels. 2D labels: the 2D head's name-averaged
     pixels, and the 3D head's x, y after moving and scaling them onto the labels."""
@@ -1415,8 +1418,7 @@ plt.show()
 # *Three skeletons of one person: as they are, with 3 cm of noise a coordinate, and through the autoencoder.* A noise
 # that has nothing to do with bodies is cut to the share of the latents in the joints, or its root. (What separate heads
 # do wrong is not all of this kind: an error that they share stays.)
-
-# %% [markdown]
+#
 # ## 5 Normalisation, and kernels that grow
 #
 # ### Ghost BatchNorm
@@ -1540,8 +1542,7 @@ plt.show()
 # (4.6 mm), as (12.10) has it; for normal BN it is 0.3 mm in the other direction. "The Ghost BN options tend to perform
 # better", writes the paper. That holds on MuPoTS after consistency fine-tuning; of the initial models above, parts of
 # 16 are 0.1 mm *worse* there than normal BN, and better on 3DPW, 3DHP and Human3.6M.
-
-# %% [markdown]
+#
 # ### Kernels grow
 #
 # "With long trainings we noted that training in FP16 is unstable, as the activations tend to grow out of the

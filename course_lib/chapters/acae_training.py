@@ -172,8 +172,9 @@ class EfficientNetV2(nn.Module):
                 inside, done = stage.channels, done + 1
             layers.append(nn.Sequential(*blocks))
         self.features = nn.Sequential(*layers, ConvNormActivation(inside, backbone.last, 1, norm))
-        self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes or 1))
-        self.classifier = self.classifier if classes else None
+        self.classifier = None
+        if classes:
+            self.classifier = nn.Sequential(nn.Dropout(backbone.dropout), nn.Linear(backbone.last, classes))
         if centred:
             centre_last_stride(self.features)
         if not self.features[0][0].weight.is_meta:  # where tensors have no numbers there is nothing to draw
@@ -280,7 +281,7 @@ RIDGE = 1e-2  # MeTRAbs' code
 def solve_reference(ray: Tensor, relative: Tensor, weight: Tensor, ridge: float = 0.0) -> Tensor:
     """Where the point is to which `relative` refers: rays (B, J, 2), metres (B, J, 3), weights (B, J) -> (B, 3) metres.
 
-    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.3; MeTRAbs §III-C."""
+    Minimises sum_j w_j |r_xy + X_j - x_j (r_z + Z_j)|^2 + ridge |r|^2. Equation 12.4; MeTRAbs."""
     x, y = ray.unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     rows = torch.stack([one, zero, -x, zero, one, -y], -1).unflatten(-1, (2, 3))  # (B, J, 2, 3)
@@ -334,7 +335,7 @@ def absolute_pose(
     (B, J, 3) metres. The point of reference by least squares over the joints in view.
 
     In view a joint is mix * 3D head + (1 - mix) * the 2D head's ray at that depth; out of view the 3D head's alone.
-    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs §III-C, its code."""
+    mix: a number or (B,). weak: a bool or (B,), weak perspective for the first steps. MeTRAbs and its code."""
     ray, seen = rays(pixels, K), crop.inside(pixels, FIELD_MARGIN)
     weight = seen.to(ray.dtype) + UNSEEN_WEIGHT  # (B, J)
     weak = torch.as_tensor(weak, device=ray.device).expand(len(ray))[:, None]  # (B, 1)
@@ -515,7 +516,7 @@ def fitted(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 # Chapter 12, section "The older supervision"
 def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dict[str, Tensor]:
-    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021, §III-D.
+    """MeTRAbs' older supervision: each head by itself, and the absolute pose late. Sárándi et al. 2021.
 
     3D labels: the 3D head relative to its mean, and the 2D head in pixels. 2D labels: the 2D head's name-averaged
     pixels, and the 3D head's x, y after moving and scaling them onto the labels."""
@@ -663,4 +664,4 @@ def max_norm_(model: nn.Module, limit: float = 20.0) -> nn.Module:
     return model
 
 
-# course build sealed the text above: 435a702301553282
+# course build sealed the text above: f64278552c8f0d50
