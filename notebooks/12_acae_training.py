@@ -178,8 +178,8 @@ ax.legend(frameon=False)
 # ```
 # queue A   a7 a2 a9 a1 … | a4 a9 a2 …      one epoch, shuffled | the next, shuffled anew
 # queue B   b3 b1 b2 | b2 b3 b1 | …         a small set: many epochs
-# stream    a7 a2 b3 a9 a1 b1 a5 …          interleaved, as evenly as the counts allow
-# batches   [a7 a2 b3 a9] [a1 b1 a5 …       chunked
+# stream    a7 b3 a2 a9 a1 b1 a5 …          interleaved, here three of A and one of B in turn
+# batches   [a7 b3 a2 a9] [a1 b1 a5 …       chunked
 # ```
 #
 # **Interleaving evenly.** In a round of $N = \sum_d n_d$ places, data set $d$ takes $n_d$. Evenly means: after any $m$
@@ -190,10 +190,12 @@ ax.legend(frameon=False)
 # Why care, if a batch is a whole round anyway? Because a batch is shared out: to processes, to parts of accumulation,
 # to groups of 16 in Ghost BN. A contiguous piece of an even stream is a small copy of the whole.
 #
-# Such an order always exists, and a simple rule finds it. Number the examples of a set 0, 1, …: the $k$-th one may come
-# from place $k N / n_d$ on, and is *due* before place $(k + 1) N / n_d$. At each place look at those that may come, and
-# take the one that is due first. (The rule is Tijdeman's, 1980. That someone may always come: were all sets ahead of
-# their due shares at place $m$, they had taken more than $m$ examples together.)
+# Such an order always exists, and a simple rule finds it. Number the examples of a set 0, 1, …: the $k$-th one may
+# come from place $k N / n_d$ on, and is *due* before place $(k + 1) N / n_d$. At each place look at those that may
+# come, and take the one that is due first. Someone may always come: were all sets ahead of their shares at place $m$,
+# they had taken more than $m$ examples together. And nobody comes too late: that is what Tijdeman (1980) proved of
+# such rules, for parties that take turns in the chair of a union of states. (The authors' code goes round-robin; the
+# rule is our choice.)
 #
 # ### Exercise 12.6 — interleave the queues  ●●○ (12 min)
 #
@@ -280,6 +282,7 @@ def stacked(examples: list[Batch]) -> Batch:
 
 # %% tags=["export"]
 Transform = Callable[[Batch, torch.Generator], Batch] | None
+Datasets, Counts = Mapping[str, Batch], Mapping[str, int]
 
 
 def check_rounds(batch_size: int, turn: int, world: int) -> None:
@@ -290,7 +293,8 @@ def check_rounds(batch_size: int, turn: int, world: int) -> None:
         raise ValueError(f"a batch of {batch_size} can't be shared out evenly to {world} processes")
 
 
-def check_queues(datasets: Mapping[str, Batch], counts: Mapping[str, int]) -> None:
+# %% tags=["export"]
+def check_queues(datasets: Datasets, counts: Counts) -> None:
     """ValueError, with the data set named, for queues that can't make a batch."""
     if unknown := [name for name in counts if name not in datasets]:
         raise ValueError(f"counts names {unknown[0]!r}, but the data sets are {', '.join(datasets)}")
@@ -315,7 +319,7 @@ class QueueStream:
     one or more rounds. transform(one, generator): an example as a batch of one -> the same, augmented. Batches have the
     tensors and "dataset" (B,), its number in `datasets`. ValueError as in `check_queues`."""
 
-    def __init__(self, datasets: Mapping[str, Batch], counts: Mapping[str, int], seed=0, transform: Transform = None):
+    def __init__(self, datasets: Datasets, counts: Counts, seed: int = 0, transform: Transform = None):
         check_queues(datasets, counts)
         self.datasets, self.counts, self.seed, self.transform = datasets, counts, seed, transform
         self.sizes = {name: len(next(iter(tensors.values()))) for name, tensors in datasets.items() if name in counts}
@@ -613,6 +617,9 @@ assert math.isclose(logarithm, -3e-3 * math.sqrt(STEPS) * mean_factor, rel_tol=1
 # nobody calibrated. What is done before an example may join a queue? (S3; thresholds and probabilities are from the
 # authors' code where it has them, else our choices.)
 #
+# Some of it is plain work, which the paper lists and we don't repeat: boxes by YOLOv4 and masks by DeepLabv3 where a
+# set has none; all cameras of 3DHP, the HD ones of CMU-Panoptic; 200,000 composited pictures for MuCo-3DHP.
+#
 # For this section we need people who move. The course's own motions (chapter 02's body, its first 22 joints):
 
 # %%
@@ -759,7 +766,8 @@ ax.tick_params(axis="y", length=0)
 # Studios are empty and green; the world is neither. Two augmentations of the *pictures* (the labels stay what they are,
 # and that is the point): something is pasted **in front**, so that the network learns to guess hidden joints, and where
 # the data set has a person mask, the **background** is exchanged. The authors' code occludes half of the examples with
-# 3D labels, 70 % of those with 2D labels, and swaps 70 % of the backgrounds. Sizes and places are our choice.
+# 3D labels, 70 % of those with 2D labels, and swaps 70 % of the backgrounds. Sizes and places are our choice. (It also
+# turns by up to 20°, scales by 25 %, shifts by 10 %, mirrors, and changes colours: chapter 07's kind of augmentation.)
 
 # %% tags=["export"]
 OCCLUDED, OCCLUDED_2D, SWAPPED = 0.5, 0.7, 0.7  # ACAE's code: chances of an occluder, and of another background
@@ -887,6 +895,7 @@ def robust_rotation(source: np.ndarray, target: np.ndarray, rounds: int = 10) ->
     return R
 
 
+# %% tags=["export"]
 def camera_translation(points: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """t (3,) for which points (M, 3) + t lie on the rays (M, 2), x / z and y / z: least squares, linear in t."""
     (X, Y, Z), (u, v) = points.T, rays.T
@@ -902,6 +911,16 @@ def reprojection(unknowns: np.ndarray, points: np.ndarray, offsets: np.ndarray) 
 
 
 # %% tags=["export"]
+def check_sightings(world: Tensor, predicted: Tensor, pixels: Tensor) -> None:
+    """ValueError where these can't be the same joints in the world, in a camera's space and in its pictures."""
+    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
+    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
+        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
+    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
+        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+
+
+# %% tags=["export"]
 def calibrate_camera(
     world: Tensor, predicted: Tensor, pixels: Tensor, size: tuple[int, int], robust: bool = True
 ) -> Camera:
@@ -910,11 +929,7 @@ def calibrate_camera(
     world (N, J, 3): joints in the world, metres. predicted (N, J, 3), pixels (N, J, 2): what a pose network makes of
     the new camera's pictures of `size` (H, W), metres up to scale, pixels. The middle of the picture is taken for the
     principal point. robust=False: plain least squares, to compare. ValueError for other shapes, NaN, or no frame."""
-    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
-    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
-        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
-    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
-        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+    check_sightings(world, predicted, pixels)
     known, seen, spots = (part.double().numpy() for part in (world, predicted, pixels))
     points, offsets = known.reshape(-1, 3), (spots - np.array(size[::-1]) / 2).reshape(-1, 2)
     focal = 1.2 * max(size)  # to begin with

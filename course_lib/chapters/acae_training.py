@@ -95,6 +95,7 @@ def stacked(examples: list[Batch]) -> Batch:
 
 
 Transform = Callable[[Batch, torch.Generator], Batch] | None
+Datasets, Counts = Mapping[str, Batch], Mapping[str, int]
 
 
 # Chapter 12, section "A stream that needs no memory"
@@ -107,7 +108,7 @@ def check_rounds(batch_size: int, turn: int, world: int) -> None:
 
 
 # Chapter 12, section "A stream that needs no memory"
-def check_queues(datasets: Mapping[str, Batch], counts: Mapping[str, int]) -> None:
+def check_queues(datasets: Datasets, counts: Counts) -> None:
     """ValueError, with the data set named, for queues that can't make a batch."""
     if unknown := [name for name in counts if name not in datasets]:
         raise ValueError(f"counts names {unknown[0]!r}, but the data sets are {', '.join(datasets)}")
@@ -132,7 +133,7 @@ class QueueStream:
     one or more rounds. transform(one, generator): an example as a batch of one -> the same, augmented. Batches have the
     tensors and "dataset" (B,), its number in `datasets`. ValueError as in `check_queues`."""
 
-    def __init__(self, datasets: Mapping[str, Batch], counts: Mapping[str, int], seed=0, transform: Transform = None):
+    def __init__(self, datasets: Datasets, counts: Counts, seed: int = 0, transform: Transform = None):
         check_queues(datasets, counts)
         self.datasets, self.counts, self.seed, self.transform = datasets, counts, seed, transform
         self.sizes = {name: len(next(iter(tensors.values()))) for name, tensors in datasets.items() if name in counts}
@@ -313,6 +314,16 @@ def reprojection(unknowns: np.ndarray, points: np.ndarray, offsets: np.ndarray) 
 
 
 # Chapter 12, section "A camera that nobody calibrated"
+def check_sightings(world: Tensor, predicted: Tensor, pixels: Tensor) -> None:
+    """ValueError where these can't be the same joints in the world, in a camera's space and in its pictures."""
+    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
+    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
+        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
+    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
+        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+
+
+# Chapter 12, section "A camera that nobody calibrated"
 def calibrate_camera(
     world: Tensor, predicted: Tensor, pixels: Tensor, size: tuple[int, int], robust: bool = True
 ) -> Camera:
@@ -321,11 +332,7 @@ def calibrate_camera(
     world (N, J, 3): joints in the world, metres. predicted (N, J, 3), pixels (N, J, 2): what a pose network makes of
     the new camera's pictures of `size` (H, W), metres up to scale, pixels. The middle of the picture is taken for the
     principal point. robust=False: plain least squares, to compare. ValueError for other shapes, NaN, or no frame."""
-    shapes = [tuple(part.shape) for part in (world, predicted, pixels)]
-    if len(world) == 0 or shapes[0] != shapes[1] or shapes[2] != (*shapes[0][:2], 2):
-        raise ValueError(f"world, predicted, pixels must be (N, J, 3), (N, J, 3), (N, J, 2) with N >= 1, not {shapes}")
-    if not all(part.isfinite().all() for part in (world, predicted, pixels)):
-        raise ValueError("some joints are NaN or infinite: leave out the frames in which one is missing")
+    check_sightings(world, predicted, pixels)
     known, seen, spots = (part.double().numpy() for part in (world, predicted, pixels))
     points, offsets = known.reshape(-1, 3), (spots - np.array(size[::-1]) / 2).reshape(-1, 2)
     focal = 1.2 * max(size)  # to begin with
@@ -401,4 +408,4 @@ PAPER_TABLES = {"S2": read_table(S2), "S3": read_table(S3), "S4": read_table(S4)
 # Table S4's rows: "frozen" is with, "live" without the last 1,000 steps with BN in inference mode
 
 
-# course build sealed the text above: 98a605a2fb5d1c32
+# course build sealed the text above: cf2b4eaa2de9d0f5
