@@ -154,6 +154,7 @@ def test_processes_together_have_the_bytes_of_one(world):
     assert all(len(batch["x"]) == 16 // world for rank in ranks for batch in rank)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_worker_processes_give_the_same_bytes(workers):
     """Real DataLoader workers; `noisy` is of a module that they import, `local` of one that they can't."""
