@@ -1365,7 +1365,8 @@ def recipe(
     autoencoder: for all losses but the first two; without one, random weights stand in, which is good for plans only.
     start: the tensors of the network to begin with."""
     names = names or acae_skeletons.numbered(config)
-    supervision = Supervision(config.crop, name_average(names, weak_names or names[: config.weak]))
+    weak_names = weak_names or tuple(name.split("_")[0] for name in names[: config.weak])
+    supervision = Supervision(config.crop, name_average(names, weak_names))
     parts = (("backbone.", FINE_TUNE_BACKBONE),) if config.fine_tune else ()
     decay = weight_decay(config.horizon, config.lr)
     return Recipe(
@@ -1435,8 +1436,8 @@ class Arm:
     norm: int | tuple[int, ...] | None = 8
     frozen: bool = True
     mixture: str = "full"
-    side: int = 48
-    pictures: tuple[tuple[str, int], ...] = (("studio", 3000), ("wild", 3000), ("scan", 3000))
+    side: int = 64
+    pictures: tuple[tuple[str, int], ...] = SHIPPED_PICTURES
 
 
 # Chapter 12, section "The studies"
@@ -1475,4 +1476,4 @@ STUDIES = {
 }
 
 
-# course build sealed the text above: 9b5226c6e7d16021
+# course build sealed the text above: 1eafc4cf3c1465c8
