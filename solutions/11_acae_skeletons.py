@@ -1,0 +1,934 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Chapter 11: skeletons that disagree, and the autoencoder that reconciles them
+
+# %%
+# %matplotlib inline
+import matplotlib.pyplot as plt
+from ipywidgets import interactive
+from scipy.optimize import minimize
+from scipy.spatial import ConvexHull
+from scipy.stats import spearmanr
+
+from course_lib.scale import pick, scale
+
+plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False})
+
+# %% tags=["export"]
+from dataclasses import dataclass
+
+import numpy as np
+import sympy
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+from course_lib.exercises import check, exercise
+from course_lib.study import Study
+
+# %% [markdown]
+# ## 5 Why ℓ1 removes negative weights
+#
+# **The question.** The autoencoder's loss has a term that looks familiar: λ times the mean magnitude of the weights. In
+# a lasso such a term makes most weights zero. The paper says that here it does two things: it "results both in sparsity
+# and fewer negative weights". Its supplement S6 gives the reason for the second. Is that reason right? And what about
+# the first?
+#
+# **The idea.** Weights that sum to one are not free. Whoever wants a weight of −0.3 has to pay it back: somewhere else
+# the positive weights must sum to 1.3. In magnitudes both count, 1.6 instead of 1. So *every bit of negative weight
+# costs twice*, and what costs more than 1 is negative weight and nothing else. That is the whole argument. The rest of
+# this section is care.
+#
+# **One vector stands for all.** The argument is about one output point and the weights that make it. In the encoder that
+# is a latent $i$ and its weights over the $J$ joints, in the decoder a joint $j$ and its weights over the $L$ latents:
+#
+# $$\sum_{j=1}^{J} w^\text{enc}_{i,j} = 1 \quad(1) \qquad\qquad \sum_{l=1}^{L} w^\text{dec}_{j,l} = 1 \quad(2)$$
+#
+# The paper writes the output's index first. Our matrices are (J, L) and (L, J), summed over dimension 0: what is the
+# paper's row is our column. S6 writes out the encoder and says "analogously" for the decoder. We do both.
+#
+# ### Lines 3 and 4: two heaps
+#
+# $$w_{i,+} = \sum_{j\,:\,w_{i,j}\ge 0} w_{i,j} \quad(3) \qquad\qquad w_{i,-} = \sum_{j\,:\,w_{i,j}<0} w_{i,j}
+# \quad(4)$$
+#
+# For what follows this has to be a **partition**: each weight in one heap, none in both, none in neither. For real
+# numbers that is clear, since each is either $\ge 0$ or $<0$. Floating-point numbers have some odd members; let us see.
+
+# %%
+odd = torch.tensor([0.25, -0.5, 0.0, -0.0, 5e-324, -5e-324, 1e300, -1e300], dtype=torch.float64)
+first, second = odd >= 0, odd < 0  # the conditions of Eq. 3 and 4
+assert (first ^ second).all()  # exactly one of the two holds, for each
+for value, heap in zip(odd.tolist(), first.tolist(), strict=True):
+    print(f"{value:10.3g} goes to heap {'+' if heap else '−'}")
+nan = torch.tensor(torch.nan)
+assert not (nan >= 0) and not (nan < 0)  # the one exception: NaN is in no heap
+
+# %% [markdown]
+# Zero goes to the + heap, and so does −0.0, which floats have and which equals 0. Would the argument change if zero went
+# to the other one, or to none? No: it adds 0 wherever it goes. Three ways to deal it out, on vectors that are half zeros:
+
+# %%
+generator = torch.Generator().manual_seed(0)
+weights = torch.randn(1000, 12, generator=generator, dtype=torch.float64)
+weights *= torch.rand(1000, 12, generator=generator) > 0.5  # about half of them are exactly 0
+rules = {"paper: ≥, <": (weights >= 0, weights < 0), ">, ≤": (weights > 0, weights <= 0), ">, <": (weights > 0, weights < 0)}
+sums = {rule: torch.stack([(weights * heap).sum(1) for heap in heaps]) for rule, heaps in rules.items()}
+assert all(torch.equal(found, sums["paper: ≥, <"]) for found in sums.values())  # not nearly: equal
+print(f"{(weights == 0).sum()} zeros of {weights.numel()}; w₊ and w₋ are the same by all {len(rules)} rules")
+
+# %% [markdown]
+# ### Exercise 11.5 — the two heaps  ●○○ (5 min)
+#
+# Write $w_+$ and $w_-$ for many vectors at once. A NaN must come through: a sum that leaves it out would hide it.
+#
+# <details><summary>Hint</summary>
+#
+# `weights[weights < 0]` forgets which vector a weight belongs to. Replace what is in the other heap by 0 instead, and
+# sum along `dim`. `clamp` does it in one word, and leaves NaN as it is.
+# </details>
+
+
+# %% tags=["export"]
+@exercise("11.5")
+def signed_sums(weights: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Weights (..., n, ...) -> the sums along `dim` of the non-negative ones and of the negative ones, w_+ >= 0 and
+    w_- <= 0. NaN stays NaN. ACAE supplement, Eq. 3 and 4."""
+    # BEGIN SOLUTION
+    return weights.clamp(min=0).sum(dim), weights.clamp(max=0).sum(dim)
+    # END SOLUTION
+
+
+# %%
+check(signed_sums)
+
+# %% [markdown]
+# ### Lines 5 to 10
+#
+# Here is the argument as the paper has it. To its right is what each line rests on:
+#
+# $$\begin{aligned}
+# w_{i,+} + w_{i,-} &= 1 && (5) && \text{each weight is in one heap, and all sum to one}\\
+# \ell_1(w_{i,\cdot}) = \textstyle\sum_j |w_{i,j}| & && (6) && \text{the definition}\\
+# &= w_{i,+} - w_{i,-} && (7) && \text{the signs: } |w| = w \text{ in one heap, } -w \text{ in the other}\\
+# &= (1 - w_{i,-}) - w_{i,-} && (8) && \text{line 5, for } w_{i,+}\\
+# &= 1 - 2\,w_{i,-} && (9) && \text{arithmetic}\\
+# &= 1 + 2\,|w_{i,-}| && (10) && \text{the sign of } w_{i,-}
+# \end{aligned}$$
+#
+# Now sympy. Let $p$ weights be non-negative and $q$ negative: symbols that are *declared* so, and about which nothing
+# else is known. A line "left = right" is proven if left − right is zero. But lines 5 and 8 are no identities: they need
+# $\sum_j w_j = 1$. So we ask for more than a yes. We divide left − right by the polynomial $\sum_j w_j - 1$. The rest
+# must be zero, and the **quotient tells how often the line has used the constraint.**
+
+
+# %%
+def the_six_lines(positive, negative):
+    """{number of the equation: (left, right)} for symbols that are non-negative, and negative."""
+    weights = [*positive, *negative]
+    w_plus, w_minus = sum(positive), sum(negative)  # Eq. 3, 4
+    absolute = sum(sympy.Abs(w) for w in weights)
+    return {
+        5: (w_plus + w_minus, 1),
+        6: (sympy.Matrix(weights).norm(1), absolute),  # the left side is sympy's own ℓ1 norm
+        7: (absolute, w_plus - w_minus),
+        8: (w_plus - w_minus, (1 - w_minus) - w_minus),
+        9: ((1 - w_minus) - w_minus, 1 - 2 * w_minus),
+        10: (1 - 2 * w_minus, 1 + 2 * sympy.Abs(w_minus)),
+    }
+
+
+# %%
+def uses_of_the_constraint(left, right, weights):
+    """left − right = quotient · (Σ w − 1) + rest -> the quotient. The rest must be zero: that is the proof."""
+    difference = sympy.expand(left - right)
+    assert not difference.has(sympy.Abs)  # sympy could resolve every |·| by the signs
+    quotient, rest = sympy.div(difference, sum(weights) - 1, *weights)
+    assert rest == 0, f"{left} = {right} does not follow"
+    return quotient
+
+
+def symbols(part, p, q):
+    """p non-negative and q negative weights of the encoder's latent i, or of the decoder's joint j."""
+    row = {"enc": "i", "dec": "j"}[part]
+    name = f"w^{part}_{row},"
+    return (
+        [sympy.Symbol(f"{name}{k + 1}", nonnegative=True) for k in range(p)],
+        [sympy.Symbol(f"{name}{p + k + 1}", negative=True) for k in range(q)],
+    )
+
+
+# %% [markdown]
+# Every line, for encoder (the sum runs over joints) and decoder (over latents), for one to five non-negative and none to
+# four negative weights:
+
+# %%
+proven = {}
+for part in ("enc", "dec"):
+    for p in range(1, 6):
+        for q in range(5):
+            positive, negative = symbols(part, p, q)
+            for number, (left, right) in the_six_lines(positive, negative).items():
+                uses = uses_of_the_constraint(left, right, [*positive, *negative])
+                proven.setdefault((part, number), set()).add(uses)
+for (part, number), uses in proven.items():
+    print(f"{part}oder, Eq. {number:2d}: proven for 25 counts (p, q); the constraint was used {uses} times")
+assert all(uses == ({1} if number in (5, 8) else {0}) for (_, number), uses in proven.items())
+assert len(proven) == 2 * 6
+
+# %% [markdown]
+# So the constraint enters twice, in line 5, which is the constraint, and in line 8, where line 5 is put in. All other
+# lines are true for *any* weights. Remember this; it says what to break if one wants to break the argument.
+#
+# And $p = 0$? Then all weights are negative, their sum is negative, and it can't be one. Such a vector doesn't exist, and
+# about what doesn't exist there is nothing to prove:
+
+# %%
+for q in range(1, 5):
+    _, negative = symbols("enc", 0, q)
+    assert (sum(negative) - 1).is_negative  # never zero: no such affine weights
+
+# %% [markdown]
+# The lines for one latent and one joint, as sympy writes them:
+
+# %%
+for part, kind in (("enc", "encoder, latent i, 3 joints"), ("dec", "decoder, joint j, 3 latents")):
+    print(kind)
+    for number, (left, right) in the_six_lines(*symbols(part, 1, 2)).items():
+        print(f"  ({number:2d})  {left}  =  {right}".replace(f"^{part}_", "_"))
+
+# %% [markdown]
+# (sympy adds up what is alike while it builds an expression, and it resolves $|w|$ where it knows the sign. So 6, 7, 9
+# and 10 look trivial here. They are. The difficulty of this argument was never in its steps.)
+#
+# ### For every number of weights
+#
+# Fifty counts are not all counts, and the paper has 555 joints. The proof for any number is one line: for every real
+# number $x$
+#
+# $$|x| = x - 2\min(x, 0), \tag{11.11}$$
+#
+# and if one adds this up over all weights of a vector, whatever their number and signs, with $s = \sum_j w_j$:
+#
+# $$\ell_1(w) = s - 2\,w_- = s + 2\,|w_-|. \tag{11.12}$$
+#
+# At $s = 1$ that is line 10. It also says what remains without the constraint, and we shall need that.
+
+# %%
+x = sympy.symbols("x", real=True)
+difference = sympy.Abs(x) - (x - 2 * sympy.Min(x, 0))
+assert sympy.simplify(difference.rewrite(sympy.Piecewise)) == 0  # (11.11), for every real x
+
+# %% [markdown]
+# ### In numbers
+#
+# A proof is about real numbers, a program about floats. So: a thousand vectors of each awkward kind, in 64 bits, each of
+# lines 5 to 10. "Nearly degenerate" are raw weights whose sum is almost zero: dividing by it makes weights of thousands
+# and more, which still sum to one, but only up to the rounding of thousands. Errors are therefore given relative to
+# $\ell_1$.
+
+
+# %%
+def random_weights(kind, count=1000, n=12, seed=0):
+    """(count, n) affine weights, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    raw = torch.randn(count, n, generator=generator, dtype=torch.float64)
+    if kind == "with zeros":
+        raw = raw * (torch.rand(count, n, generator=generator) > 0.5)
+        raw[:, 0] = 1.0  # not all of them
+    if kind == "all positive":
+        raw = raw.abs()
+    if kind == "a single one":
+        raw = torch.eye(n, dtype=torch.float64)[torch.arange(count) % n]
+    if kind == "nearly degenerate":
+        raw = raw - raw.mean(1, keepdim=True) + 1e-6 * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    return raw / raw.sum(1, keepdim=True)
+
+
+# %%
+KINDS = ("any signs", "with zeros", "all positive", "a single one", "nearly degenerate")
+for kind in KINDS:
+    w = random_weights(kind)
+    plus, minus = signed_sums(w, 1)
+    l1 = torch.linalg.vector_norm(w, ord=1, dim=1)
+    sides = {5: (plus + minus, torch.ones(1000)), 6: (l1, w.abs().sum(1)), 7: (w.abs().sum(1), plus - minus)}
+    sides |= {8: (plus - minus, (1 - minus) - minus), 9: ((1 - minus) - minus, 1 - 2 * minus)}
+    sides |= {10: (1 - 2 * minus, 1 + 2 * minus.abs())}
+    worst = {number: ((a - b).abs() / l1).max().item() for number, (a, b) in sides.items()}
+    assert max(worst.values()) < 1e-14 and (l1 >= 1 - 1e-12).all()
+    print(f"{kind:18s} ℓ1 up to {l1.max():9.3g}, worst: " + ", ".join(f"({n}) {e:.0e}" for n, e in worst.items()))
+
+# %% [markdown]
+# The same for whole matrices, as the autoencoder has them: raw numbers divided by the sums of their columns, 555 joints
+# and 48 latents.
+
+# %%
+J, L = 555, 48
+generator = torch.Generator().manual_seed(1)
+matrices = {}
+for part, (rows, columns) in {"encoder": (J, L), "decoder": (L, J)}.items():
+    raw = torch.empty(rows, columns, dtype=torch.float64).uniform_(-0.1, 1.0, generator=generator)  # the paper's start
+    matrices[part] = raw / raw.sum(0)
+    plus, minus = signed_sums(matrices[part], 0)
+    gap = (matrices[part].abs().sum(0) - (1 + 2 * minus.abs())).abs().max().item()
+    assert gap < 1e-13
+    print(f"{part}: {columns} vectors of {rows} weights, Eq. 10 holds to {gap:.0e}; mean negative mass {-minus.mean():.3f}")
+
+# %% [markdown]
+# Call $m = |w_-|$ the **negative mass** of a vector: it is what we shall measure from here on.
+#
+# ### Exercise 11.6 — ℓ1 from the negative mass alone  ●○○ (5 min)
+#
+# Line 10 as a function that never looks at a positive weight. It is only true where weights sum to one, so what doesn't
+# is refused first (given).
+#
+# <details><summary>Hint</summary>
+#
+# One line with `signed_sums`, or with `clamp(max=0)`. Compare with `weights.abs().sum(dim)` before you check.
+# </details>
+
+
+# %% tags=["export"]
+def require_affine(weights: Tensor, dim: int) -> None:
+    """ValueError unless the weights (floats) sum to one along `dim`, up to their rounding. NaN does not."""
+    if not weights.is_floating_point():
+        raise ValueError(f"the weights are {weights.dtype}: give floats")
+    total, size = weights.sum(dim), weights.abs().sum(dim)
+    off = (total - 1).abs()
+    fine = off <= 4 * weights.shape[dim] ** 0.5 * torch.finfo(weights.dtype).eps * size
+    if not fine.all():
+        worst = total[~fine].flatten()[0].item()
+        raise ValueError(f"along dimension {dim} weights sum to {worst:.4g}, not to 1: divide by their sum over it")
+
+
+@exercise("11.6")
+def l1_from_negative_mass(weights: Tensor, dim: int) -> Tensor:
+    """Affine weights (..., n, ...) -> the ℓ1 norm along `dim`, computed from the negative ones alone. ACAE, Eq. 10.
+
+    ValueError where the weights do not sum to one along `dim`: there it would not be the norm."""
+    require_affine(weights, dim)
+    # BEGIN SOLUTION
+    return 1 + 2 * weights.clamp(max=0).sum(dim).abs()
+    # END SOLUTION
+
+
+# %%
+check(l1_from_negative_mass)
+
+# %%
+for kind in KINDS:
+    w = random_weights(kind, seed=2)
+    assert torch.allclose(l1_from_negative_mass(w, 1), w.abs().sum(1), rtol=1e-13, atol=0)
+for matrix in matrices.values():
+    assert torch.allclose(l1_from_negative_mass(matrix, 0), matrix.abs().sum(0), rtol=1e-13, atol=0)
+
+# %% [markdown]
+# ### Exercise 11.7 — prove line 9 yourself  ●●○ (12 min)
+#
+# Not by checking the steps, but end to end: $\ell_1 = 1 - 2w_-$. Return $\ell_1 - (1 - 2 w_-)$ after the constraint has
+# been put in. If your function returns 0 whatever the symbols are, it proves nothing: the check hands it a "negative"
+# weight that was never declared negative, and there your answer must not be 0.
+#
+# <details><summary>Hint 1</summary>
+#
+# `sympy.Abs(w)` becomes `w` or `-w` by itself, where the sign is declared.
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Put in the constraint by getting rid of one weight: `difference.subs(positive[0], 1 - sum(of all others))`. The order
+# matters. Of $1 - w_2 - w_3$ nobody knows the sign: take the absolute values first.
+# </details>
+
+
+# %% tags=["export"]
+@exercise("11.7")
+def equation_9_remainder(positive: list[sympy.Symbol], negative: list[sympy.Symbol]) -> sympy.Expr:
+    """Symbols that are declared non-negative (one at least), and negative ones -> ℓ1 − (1 − 2 w_-) under Σ w = 1,
+    expanded. Zero is the proof of ACAE, Eq. 9, for these counts. ValueError without a non-negative one."""
+    if not positive:
+        raise ValueError("negative weights alone cannot sum to one: give at least one non-negative symbol")
+    # BEGIN SOLUTION
+    weights = [*positive, *negative]
+    l1 = sum(sympy.Abs(w) for w in weights)
+    difference = l1 - (1 - 2 * sum(negative))
+    return sympy.expand(difference.subs(positive[0], 1 - sum(weights[1:])))
+    # END SOLUTION
+
+
+# %%
+check(equation_9_remainder)
+
+# %%
+for part in ("enc", "dec"):
+    assert all(equation_9_remainder(*symbols(part, p, q)) == 0 for p in range(1, 6) for q in range(5))
+
+# %% [markdown]
+# ### Without the sum
+#
+# Line 8 needs the constraint. Equation 11.12 says what is left without it: $\ell_1 = s + 2|w_-|$. Now the norm has two
+# parts that can be lowered, and lowering $s$ is the cheaper one: all weights shrink, the positive ones as well. *That* is
+# the lasso, and it has nothing to do with signs.
+#
+# The paper concludes that "the ℓ1 penalty is equivalent to penalizing the absolute sum of the negative weights".
+# Equivalent means: of two vectors, the one with the smaller norm has the smaller negative mass.
+#
+# ### Exercise 11.8 — a counterexample  ●●○ (8 min)
+#
+# Drop the constraint, and find two vectors for which the order is reversed: the first has the *smaller* ℓ1 norm and the
+# *larger* negative mass. There are many; two numbers each are enough.
+#
+# <details><summary>Hint</summary>
+#
+# By 11.12 two vectors with the same sum are always in the right order, even if that sum isn't one. So let the sums differ.
+# </details>
+
+
+# %% tags=["export"]
+@exercise("11.8")
+def counterexample() -> tuple[Tensor, Tensor]:
+    """Two vectors of weights (n,), not both of sum one: the first has the smaller ℓ1 norm, the larger negative mass."""
+    # BEGIN SOLUTION
+    return torch.tensor([0.3, -0.1]), torch.tensor([0.5, 0.5])
+    # END SOLUTION
+
+
+# %%
+check(counterexample)
+
+# %%
+for name, w in zip(("first", "second"), counterexample(), strict=True):
+    print(f"{name:6s} sum {w.sum():.2f}, ℓ1 {w.abs().sum():.2f}, negative mass {w.clamp(max=0).sum().abs():.2f}")
+
+# %% [markdown]
+# ### When is it 1? One picture for the whole argument
+#
+# By line 10, $\ell_1 - 1 = 2m$. So **$\ell_1 \ge 1$, and $\ell_1 = 1$ exactly when no weight is negative.** (If one is,
+# the sum of the negative ones is negative: there is nothing that could balance it.) Vectors of sum one without a
+# negative weight make **convex** combinations, and as a set they are called the *simplex*.
+
+# %%
+for p in range(1, 6):
+    for q in range(5):
+        positive, negative = symbols("enc", p, q)
+        excess = 2 * sympy.Abs(sum(negative))  # ℓ1 − 1, by line 10
+        assert excess.is_positive if q else excess == 0  # strictly more than 1 as soon as one weight is negative
+
+# %% [markdown]
+# In a picture: for two weights the vectors with $\ell_1 \le 1$ fill a diamond. The textbook's lasso is a line (what fits
+# the data) that touches the smallest diamond in a *corner*, where one weight is zero: that is why ℓ1 makes sparse
+# solutions. But our line is $w_1 + w_2 = 1$, and it is **parallel to an edge**. It touches the diamond along the whole
+# edge, and no point of that edge is better than another.
+
+# %%
+BLUE, RED, GREY = "#2f6f9f", "#d1495b", "#8a8a8a"
+
+
+def draw_diamonds(ax, size, line, title):
+    """Two sets of equal ℓ1 norm, the smaller one touching a line."""
+    for reach, alpha in ((1.5 * size, 0.12), (size, 0.35)):
+        ax.fill([reach, 0, -reach, 0], [0, reach, 0, -reach], color=BLUE, alpha=alpha, lw=0)
+    ax.plot(*line, color=RED, lw=2)
+    ax.axhline(0, color=GREY, lw=0.6)
+    ax.axvline(0, color=GREY, lw=0.6)
+    ax.set(title=title, xlabel="$w_1$", ylabel="$w_2$", xlim=(-1.2, 1.5), ylim=(-1.2, 1.5), aspect="equal")
+
+
+def draw_plane(ax):
+    """ℓ1 on the plane w_1 + w_2 + w_3 = 1, seen from the front; the triangle is the simplex."""
+    corners = np.array([[0.0, 1.0], [-0.87, -0.5], [0.87, -0.5]])
+    x, y = np.meshgrid(np.linspace(-2, 2, 201), np.linspace(-1.7, 2.1, 191))
+    w = np.einsum("ij,jyx->iyx", np.linalg.inv(np.vstack([corners.T, np.ones(3)])), np.stack([x, y, np.ones_like(x)]))
+    shown = ax.contourf(x, y, np.abs(w).sum(0), [0.999, 1.001, 1.5, 2, 3, 4, 5], cmap="Blues_r", vmin=0.6)
+    ax.contour(x, y, np.abs(w).sum(0), [1.5, 2, 3, 4], colors="white", linewidths=0.8)
+    ax.fill(*corners.T, facecolor="none", edgecolor="black", lw=3)
+    ax.set(title="three weights of sum one", aspect="equal", xticks=[], yticks=[])
+    for name, place in zip(("$w_1=1$", "$w_2=1$", "$w_3=1$"), 1.5 * corners, strict=True):
+        ax.text(*place, name, ha="center", va="center", fontsize=9, color="white")
+    return shown
+
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.6), layout="constrained")
+draw_diamonds(axes[0], 0.75, ((-0.6, 1.5), (1.05, 0.0)), "lasso: in a corner")
+draw_diamonds(axes[1], 1.0, ((-0.5, 1.5), (1.5, -0.5)), "sum to one: along an edge")
+axes[0].plot(0, 0.75, "o", color="black", ms=7)
+axes[1].plot([1, 0], [0, 1], color="black", lw=5, solid_capstyle="round")
+figure.colorbar(draw_plane(axes[2]), ax=axes[2], shrink=0.8, label="ℓ1", ticks=[1, 1.5, 2, 3, 4, 5])
+plt.show()
+
+# %% [markdown]
+# *Black: where ℓ1 is smallest. Right: with three weights it is 1 on the whole triangle of convex combinations, and grows
+# outside of it in rings with six sides.*
+#
+# ### What λ costs, in millimetres
+#
+# The loss doesn't have $\ell_1$ of a vector but the mean of all entries of both matrices. With $\bar m$ for the mean
+# negative mass of a matrix' vectors, line 10 turns that into
+#
+# $$\lambda\,\bigl(\operatorname{mean}|W^\text{enc}| + \operatorname{mean}|W^\text{dec}|\bigr) =
+# \lambda\left(\frac{1 + 2\bar m^\text{enc}}{J} + \frac{1 + 2\bar m^\text{dec}}{L}\right). \tag{11.13}$$
+#
+# Two things to read off. First, $\lambda/J + \lambda/L$ is a constant: at the paper's sizes and its λ = 0.6 (from the
+# authors' code; S6 has no number) the loss can never fall below 13.6 mm, however good the autoencoder is. Second, the
+# price. The error is a mean over $J$ joints, so joint $j$'s own error counts $1/J$ and its negative mass
+# $2\lambda/(JL)$. The two balance where one unit of negative mass lowers the joint's error by
+
+# %%
+LAMBDA = 0.6  # [authors' code]
+price = 2 * LAMBDA / L  # metres of one joint's error, for one unit of its decoder's negative mass
+constant = LAMBDA / J + LAMBDA / L
+term = LAMBDA * sum(matrix.abs().mean() for matrix in matrices.values())
+m_encoder, m_decoder = (-signed_sums(matrices[part], 0)[1].mean() for part in ("encoder", "decoder"))
+assert torch.isclose(term, LAMBDA * ((1 + 2 * m_encoder) / J + (1 + 2 * m_decoder) / L), rtol=1e-12)  # (11.13)
+print(f"constant {1000 * constant:.1f} mm, price {1000 * price:.0f} mm")
+assert abs(constant - 0.0136) < 1e-4 and abs(price - 0.025) < 1e-12
+
+# %% [markdown]
+# 25 mm. A decoder will take a negative mass of 0.1 if that brings its joint closer by more than 2.5 mm (in the loss's
+# own measure, the mean over two coordinates of the absolute error), and leave it otherwise. That is what λ means. And it
+# depends on $L$: with another number of latents the same λ is another price.
+#
+# ### Where it stops acting
+#
+# So the penalty pulls every vector toward the simplex. What does it do *inside*? There $\ell_1$ is 1, constant. Through
+# the normalisation $W_k = V_k / s$ with $s = \sum_k V_k$ (section 3) the quotient rule gives the whole force at once:
+#
+# $$\frac{\partial\,\ell_1(W)}{\partial V_k} = \frac{\operatorname{sign}(W_k) - \ell_1(W)}{s}. \tag{11.14}$$
+
+# %%
+for p, q in ((1, 1), (2, 1), (2, 2), (3, 0)):
+    raw_plus = sympy.symbols(f"a1:{p + 1}", positive=True)
+    raw_minus = sympy.symbols(f"b1:{q + 1}", negative=True)
+    total = sum(raw_plus) + sum(raw_minus)  # positive, as in the paper's start
+    l1 = (sum(raw_plus) - sum(raw_minus)) / total
+    for raw, sign in [(a, 1) for a in raw_plus] + [(b, -1) for b in raw_minus]:
+        assert sympy.simplify(sympy.diff(l1, raw) - (sign - l1) / total) == 0  # (11.14)
+
+# %% [markdown]
+# Read it. While some weight is negative, $\ell_1 = 1 + 2m$. A descent step moves a raw number against its gradient: the
+# positive ones up by $2m/s$ each, which makes the negative ones a smaller share; the negative ones up by $(2 + 2m)/s$,
+# toward zero. And if all weights are positive: $\operatorname{sign} - \ell_1 = 1 - 1 = 0$. **No force, on any weight, in
+# any direction.** Whatever happens from here on is due to the other terms of the loss. Autograd agrees:
+
+
+# %%
+def force(raw):
+    """The gradient of ℓ1(V / Σ V) with respect to the raw numbers V."""
+    raw = torch.tensor(raw, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad((raw / raw.sum()).abs().sum(), raw)
+    return gradient
+
+
+for raw in ([0.9, 0.5, -0.4], [0.9, 0.5, 0.6], [0.9, 0.5, 1e-6], [0.9, 0.5, 0.0]):
+    w = torch.tensor(raw, dtype=torch.float64) / sum(raw)
+    assert torch.allclose(force(raw), (w.sign() - w.abs().sum()) / sum(raw), atol=1e-14)  # (11.14)
+    print(f"V = {raw}: ℓ1 = {w.abs().sum():.2f}, its gradient {[round(g, 3) + 0.0 for g in force(raw).tolist()]}")
+assert force([0.9, 0.5, 0.6]).abs().max() < 1e-15 and force([0.9, 0.5, 1e-6]).abs().max() < 1e-15
+
+# %% [markdown]
+# The third vector has a weight of about a millionth. In a lasso it would be pushed to zero with full force. Here nothing
+# pushes. **The penalty has no opinion about how many weights a convex combination has.** Neither S6 nor the identity says
+# otherwise: what they prove is the half about negative weights.
+#
+# The fourth vector has a weight that *is* zero, and there the gradient is not zero. Let us look at this place.
+#
+# ### At zero: a kink
+#
+# $|x|$ has no derivative at 0. It has **sub-gradients**: all slopes of lines through that point that stay below the
+# curve, here the interval $[-1, 1]$. PyTorch's `abs` takes the one in the middle, since `sign(0)` is 0. Put that into
+# 11.14 for a vector whose other weights are positive ($\ell_1 = 1$): the slope of $\ell_1$ is $-2/s$ to the left of
+# $V_k = 0$ (negative mass is being removed), $0$ to the right, and autograd says $-1/s$.
+
+# %%
+others, step = [0.9, 0.6], 1e-7
+tried = np.linspace(-0.35, 0.35, 141)
+
+
+def norm_of(value):
+    raw = np.array([*others, value])
+    return np.abs(raw / raw.sum()).sum()
+
+
+left, right = ((norm_of(side * step) - norm_of(0.0)) / (side * step) for side in (-1, 1))
+middle = force([*others, 0.0])[2].item()
+print(f"slope to the left {left:.3f}, to the right {right:.3f}, autograd's {middle:.3f}; 1/s = {1 / sum(others):.3f}")
+assert np.allclose([left, right, middle], [-2 / sum(others), 0, -1 / sum(others)], atol=1e-5)
+
+# %% [markdown]
+# Zero is among the sub-gradients: the point is a minimum, as it should be. But autograd's choice isn't zero. So a descent
+# step takes a weight that is exactly zero *off* zero, to the positive side, where nothing brings it back. And a weight
+# that comes from the negative side crosses zero by a part of a step, and stays where it lands. **Gradient descent makes
+# small weights, not zero ones**; how small depends on the step. Three weights of points at 0, 1 and 2 on a line, that
+# would like to reach −0.3, under a penalty that is strong enough to forbid it, with Adam and the paper's three learning
+# rates one after the other:
+
+
+# %%
+def settle(rates, steps, points, target, price):
+    """The weights of `points` (n,) after every step: |Σ w p − target| + price · ℓ1, by Adam."""
+    raw = torch.ones(len(points), dtype=torch.float64, requires_grad=True)
+    optimizer, path = torch.optim.Adam([raw]), []
+    for rate in np.repeat(rates, steps):
+        optimizer.param_groups[0]["lr"] = rate
+        weights = raw / raw.sum()
+        loss = (weights @ points - target).abs() + price * weights.abs().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        path.append(weights.detach())
+    return torch.stack(path)  # (steps, n)
+
+
+# %%
+RATES, STEPS = (3e-2, 3e-3, 3e-4), pick(smoke=60, laptop=500)
+path = settle(RATES, STEPS, torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64), target=-0.3, price=1.5)
+floors = [path[(k + 1) * STEPS - STEPS // 4 : (k + 1) * STEPS, 1:].abs().mean().item() for k in range(3)]
+for rate, floor in zip(RATES, floors, strict=True):
+    print(f"learning rate {rate:g}: the two weights that should be 0 are {floor:.1e} in the mean")
+
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.1), layout="constrained", width_ratios=(1, 1.5))
+axes[0].plot(tried, [norm_of(value) for value in tried], color=BLUE, lw=2.5)
+for slope, name in ((left, "from the left"), (right, "from the right"), (middle, "autograd's")):
+    axes[0].plot(tried, 1 + slope * tried, ls="-" if name == "autograd's" else ":", color=RED, lw=1.2, label=name)
+axes[0].set(xlabel="raw number $V_k$", ylabel="ℓ1", ylim=(0.85, 1.5), title="the kink and three of its slopes")
+axes[0].legend(frameon=False, fontsize=8)
+axes[1].semilogy(path[:, 1:].abs().clamp(min=1e-7), lw=0.8)
+axes[1].set(xlabel="step", ylabel="|w|", ylim=(1e-6, 1), title="two weights that ought to be zero")
+plt.show()
+
+# %% [markdown]
+# *Left: the interval of sub-gradients is everything between the dotted lines. Right: the two weights hover around zero,
+# ten times lower each time the learning rate falls.* So whoever counts zeros in such a matrix needs a threshold, and a
+# learning rate that ends well below it. Ours is $10^{-3}$.
+#
+# ### Where sparsity does come from
+#
+# The kink is the answer. Take any loss $R(w)$ with the penalty $\mu\,\ell_1(w)$ under $\sum_k w_k = 1$, and let $g_k =
+# \partial R/\partial w_k$. At the best $w$ there is a number ν with
+#
+# $$g_k = \nu - \mu \ \text{ where } w_k > 0, \qquad g_k = \nu + \mu \ \text{ where } w_k < 0, \qquad
+# \nu - \mu \le g_k \le \nu + \mu \ \text{ where } w_k = 0. \tag{11.15}$$
+#
+# (Lagrange's condition $g + \mu\,\partial\ell_1 \ni \nu$.) Weights that the data would make *negative* are held at zero
+# as long as that gains less than $2\mu$ for a unit: first they become less negative, then zero, and there they stay.
+# Weights that the data want *positive* feel nothing at all, however small they are. So the sparsity is that of
+# non-negative fits: it comes from the data, at the border of the simplex.
+#
+# That can be tested. Twelve points, 200 noisy observations of one affine combination of them, and three truths: all
+# twelve weights positive; five negative; nine zero. We solve for the best $w$ exactly (by quadratic programming, $w = u -
+# v$ with $u, v \ge 0$), for μ from 0 to 1. As a control the same without the sum: the lasso.
+
+
+# %%
+def best_weights(points, target, price, affine=True):
+    """The w that minimises mean (points w − target)² / 2 + price · ℓ1(w), with sum one or without. (T, n), (T,) -> (n,)"""
+    n = points.shape[1]
+    hessian, slope = points.T @ points / len(points), points.T @ target / len(points)
+
+    def objective(parts):
+        w = parts[:n] - parts[n:]
+        g = hessian @ w - slope
+        return w @ (g - slope) / 2 + price * parts.sum(), np.concatenate([g, -g]) + price
+
+    signs = np.repeat([1.0, -1.0], n)
+    one = {"type": "eq", "fun": lambda parts: signs @ parts - 1, "jac": lambda parts: signs}
+    start, options = np.repeat([1 / n, 0.0], n), {"ftol": 1e-15, "maxiter": 1000}
+    bounds, constraints = [(0, None)] * (2 * n), [one] if affine else []
+    found = minimize(objective, start, jac=True, bounds=bounds, constraints=constraints, method="SLSQP", options=options)
+    return found.x[:n] - found.x[n:]
+
+
+# %%
+rng = np.random.default_rng(0)
+observed, noise = rng.normal(size=(200, 12)), 0.3 * rng.normal(size=200)
+positive = rng.uniform(0.5, 1.5, 12)
+signed = positive * np.repeat([-0.8, 1.0], [5, 7])
+few = np.array([0.5, 0.3, 0.2] + [0.0] * 9)
+TRUTHS = {"all positive": positive / positive.sum(), "five negative": signed / signed.sum(), "nine zero": few}
+PRICES = np.geomspace(1e-3, 1, pick(smoke=4, laptop=25))
+solved = {
+    (name, affine): np.stack([best_weights(observed, observed @ truth + noise, price, affine) for price in PRICES])
+    for name, truth in TRUTHS.items() for affine in (True, False)
+}  # fmt: skip
+zeros = {key: (np.abs(w) < 1e-6).sum(1) for key, w in solved.items()}
+mass = {key: -w.clip(max=0).sum(1) for key, w in solved.items()}
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(11.5, 3), layout="constrained", sharex=True)
+for (name, affine), count in zeros.items():
+    axes[0 if affine else 2].semilogx(PRICES, count, label=name, lw=2)
+    if affine:
+        axes[1].semilogx(PRICES, mass[name, affine], label=name, lw=2)
+titles = ("sum to one: weights that are zero", "sum to one: negative mass", "no constraint: weights that are zero")
+for ax, title in zip(axes, titles, strict=True):
+    ax.set(title=title, xlabel="price μ", ylim=(-0.3, 12.5) if "zero" in title else None)
+axes[1].legend(frameon=False)
+plt.show()
+
+dense = solved["all positive", True]
+print(f"all positive: no weight is zero at any price, and the weights move by {np.ptp(dense, axis=0).max():.0e}")
+print("five negative: zeros in the end", zeros["five negative", True][-1])
+print("nine zero: zeros found at any price above 0.05:", np.unique(zeros["nine zero", True][PRICES > 0.05]))
+assert (zeros["all positive", True] == 0).all() and np.ptp(dense, axis=0).max() < 1e-5
+assert zeros["all positive", False][-1] == 12  # the lasso removes even what is true
+assert mass["five negative", True][-1] < 1e-6 and zeros["five negative", True][-1] >= 5
+assert set(zeros["nine zero", True][PRICES > 0.05]) == {4}
+
+# %% [markdown]
+# What was measured:
+#
+# - **All weights positive in truth**: with the sum constraint the penalty does *nothing*, at no price; not one zero. The
+#   lasso on the same data removes all twelve.
+# - **Five negative**: the negative mass falls to zero. At the end six weights are zero: the five, and one more.
+# - **Nine zero**: noise had moved those nine off zero, some up, some down. The ones below are found. The two that noise
+#   had moved *up* stay, however large μ is.
+#
+# So the paper's first claim, sparsity, holds in this sense: negative weights are turned into zeros, and a problem in
+# which many weights "want" to be negative gets a sparse answer. A problem whose answer is an even mixture does not. The
+# next section finds out which of the two an autoencoder of skeletons is. Condition 11.15 is checked on the middle case:
+
+# %%
+truth, price = TRUTHS["five negative"], 0.1
+w = best_weights(observed, observed @ truth + noise, price)
+g = observed.T @ (observed @ w - observed @ truth - noise) / 200
+nu = (g[w > 1e-6] + price).mean()
+assert np.allclose(g[w > 1e-6], nu - price, atol=1e-4) and np.allclose(g[w < -1e-6], nu + price, atol=1e-4)
+w = best_weights(observed, observed @ truth + noise, 1.0)
+g = observed.T @ (observed @ w - observed @ truth - noise) / 200
+nu = (g[w > 1e-6] + 1.0).mean()
+held = (g[np.abs(w) < 1e-6] - nu) / 1.0  # between −1 and 1
+print("zero weights are pulled with", held.round(2), "of the largest force that the kink can hold")
+assert np.abs(held).max() <= 1
+
+# %% [markdown]
+# ### Not a softmax
+#
+# Weights that sum to one, as in attention: why not a softmax? It would spare us the penalty: $e^{a_k} / \sum e^{a}$ is
+# never negative. But it is never *zero* either, and it can't leave the hull of the points that it combines, not even
+# when it should. Three targets for a triangle of latents, one inside, one on an edge, one outside:
+
+# %%
+triangle = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.7, 1.6]], dtype=torch.float64)
+targets = torch.tensor([[0.8, 0.5], [1.0, 0.0], [2.1, 0.9]], dtype=torch.float64)
+FORMS = {"softmax": lambda raw: raw.softmax(1), "V / ΣV": lambda raw: raw / raw.sum(1, keepdim=True)}
+
+
+def fit_weights(form, steps):
+    """The weights (steps, 3 targets, 3 latents) on the way to the three targets."""
+    raw = torch.zeros(3, 3, dtype=torch.float64) + (form is FORMS["V / ΣV"])
+    optimizer, path = torch.optim.Adam([raw.requires_grad_()], lr=0.02), []
+    for _ in range(steps):
+        weights = form(raw)
+        optimizer.zero_grad()
+        (weights @ triangle - targets).square().sum().backward()
+        optimizer.step()
+        path.append(weights.detach())
+    return torch.stack(path)
+
+
+paths = {name: fit_weights(form, pick(smoke=400, laptop=1500)) for name, form in FORMS.items()}
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained", sharey=True)
+for ax, (name, path) in zip(axes, paths.items(), strict=True):
+    ax.fill(*triangle.T, color=BLUE, alpha=0.15)
+    ax.plot(*triangle.T, "o", color=BLUE, ms=8)
+    for index in range(3):
+        trail = path[:, index] @ triangle
+        ax.plot(*trail.T, color=RED, lw=2)
+        ax.plot(*targets[index], "x", color="black", ms=9, mew=2)
+    ax.set(title=name, aspect="equal", xlim=(-0.2, 2.4), ylim=(-0.25, 1.8))
+    ends = (path[-1] @ triangle - targets).norm(dim=1)
+    for place, gap, least in zip(("inside", "edge", "outside"), ends, path[-1].amin(1), strict=True):
+        print(f"{name:8s} {place:8s} misses by {gap:.4f}, its smallest weight is {least:+.5f}")
+plt.show()
+soft, free = (path[-1] for path in paths.values())
+assert (soft > 0).all() and (soft[2] @ triangle - targets[2]).norm() > 0.3 and free[2].min() < -0.1
+assert (free @ triangle - targets).norm(dim=1).max() < 1e-3
+
+# %% [markdown]
+# *Black: targets; red: the way there from the triangle's centre.* Outside, the softmax stops at the hull's nearest point,
+# with logits that grow without end. On the edge it comes close, and its third weight creeps toward a zero that it never
+# reaches. $V/\sum V$ goes where it is told: inside, on the edge, and outside, at the price of a negative weight.
+# The formats *need* that: a head-top joint lies outside of the hull of everyone else's joints. ℓ1 lets it, and
+# makes it expensive. (In between stands the *sparsemax*, which can be zero, but never negative.)
+#
+# ## 6 The geometry: how far outside?
+#
+# **The question.** Weights have a negative mass; points lie inside or outside of a hull. Which belongs to which?
+#
+# **The idea: negative mass is extrapolation.** Collect an affine combination's positive weights (sum $1 + m$) and its
+# negative ones (sum $-m$). Normalise both heaps: each is a convex combination, so a point of the hull. Call them $a$ and
+# $b$. Then
+#
+# $$x = (1 + m)\,a - m\,b = a + m\,(a - b). \tag{11.16}$$
+#
+# Start at $b$, walk to $a$, and go on by the share $m$ of that way. With $m = 0$ one stays at $a$, in the hull; and who
+# wants to go far outside needs a large $m$, or a wide hull to take a run-up in.
+
+# %%
+generator = torch.Generator().manual_seed(3)
+points = torch.randn(7, 2, generator=generator, dtype=torch.float64)
+for w in random_weights("any signs", count=200, n=7, seed=4):
+    plus, minus = signed_sums(w, 0)
+    if minus < 0:
+        a, b = w.clamp(min=0) @ points / plus, w.clamp(max=0) @ points / minus
+        assert torch.allclose(w @ points, a - minus * (a - b), rtol=1e-10)  # (11.16)
+
+# %% [markdown]
+# ### The cheapest weights for a point
+#
+# A point has many weights: seven latents in the plane leave four of them free. Which have the smallest ℓ1? Written with
+# $w = u - v$, $u, v \ge 0$, that is a linear programme:
+#
+# $$\min_{u, v\,\ge\,0}\ \sum_l (u_l + v_l) \quad\text{so that}\quad \sum_l (u_l - v_l)\,q_l = x,\qquad \sum_l (u_l -
+# v_l) = 1. \tag{11.17}$$
+#
+# At the minimum never both $u_l$ and $v_l$ are positive (one could lower both), so the sum *is* $\ell_1(w)$. By section
+# 5 it is 1 exactly where a convex combination exists: **in the hull.**
+#
+# ### Exercise 11.9 — the smallest ℓ1  ●●● (20 min)
+#
+# Write 11.17 with `scipy.optimize.linprog`.
+#
+# <details><summary>Hint 1</summary>
+#
+# The unknown is `[u, v]`, 2n numbers; `c` is all ones. The bounds that `linprog` has if one says nothing are
+# $\ge 0$: here they are right. (For $w$ itself they would be a trap.)
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `rows = np.vstack([points.T, np.ones(n)])` (D + 1, n), `A_eq = np.hstack([rows, -rows])`, `b_eq = [*target, 1]`.
+# </details>
+
+
+# %% tags=["export"]
+@exercise("11.9")
+def least_l1(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Points (n, D) and a target (D,) -> the affine weights (n,) of smallest ℓ1 norm that combine the points to the
+    target. ValueError where none do, since the points span less than the space."""
+    # BEGIN SOLUTION
+    count = len(points)
+    rows = np.vstack([points.T, np.ones(count)])  # (D + 1, n)
+    found = linprog(np.ones(2 * count), A_eq=np.hstack([rows, -rows]), b_eq=[*target, 1.0])
+    if not found.success:
+        raise ValueError("no affine combination of the points is the target: add points off their line or plane")
+    return found.x[:count] - found.x[count:]
+    # END SOLUTION
+
+
+# %%
+check(least_l1)
+
+# %% [markdown]
+# ### The rings around a hull
+#
+# Equation 11.16 answers for *all* points at once. With negative mass $m$ one reaches $(1 + m)K - mK$, that is $K +
+# m(K - K)$: the hull, blown up in each direction by $m$ times its own width there. The other way round:
+#
+# $$m(x) = \max_{\text{directions } n}\ \frac{\text{how far } x \text{ lies beyond the hull along } n}{\text{the hull's
+# width along } n}, \quad\text{at least } 0. \tag{11.18}$$
+#
+# **The negative mass that a point needs is how far outside it lies, in widths of the hull**, in the worst direction. (It
+# is the linear programme's dual; 11.17 and 11.18 must agree, and the cell below checks that.) In the plane the
+# worst direction is always at a right angle to one of the hull's edges, on one or the other side.
+
+
+# %%
+def widths_outside(points, x):
+    """The m of (11.18) for points (n, 2) and places x (..., 2)."""
+    normals, offsets = np.split(ConvexHull(points).equations, [2], axis=1)  # (E, 2), (E, 1), outside is positive
+    heights = normals @ points.T + offsets  # (E, n), from −width to 0
+    width = -heights.min(1)
+    beyond = (x @ normals.T + offsets[:, 0]) / width  # (..., E): beyond this edge
+    return np.maximum(np.maximum(beyond, -1 - beyond).max(-1), 0)  # −1 − beyond: on the far side
+
+
+# %%
+# a person from the front, metres: seven latents, the bones only to look at
+LATENTS = {"head": (0, 1.68), "left hand": (0.78, 1.42), "right hand": (-0.78, 1.42), "left foot": (0.26, 0.06),
+           "right foot": (-0.26, 0.06), "chest": (0, 1.32), "pelvis": (0, 0.95)}  # fmt: skip
+BONES = [("head", "chest"), ("left hand", "chest"), ("right hand", "chest"), ("chest", "pelvis"),
+         ("pelvis", "left foot"), ("pelvis", "right foot")]  # fmt: skip
+Q = np.array(list(LATENTS.values()))
+rng = np.random.default_rng(5)
+places = rng.uniform((-1.4, -0.5), (1.4, 2.3), (pick(smoke=40, laptop=200), 2))
+cheapest = np.stack([least_l1(Q, place) for place in places])  # (places, 7)
+assert np.allclose(cheapest @ Q, places) and np.allclose(cheapest.sum(1), 1)
+norms, mass = np.abs(cheapest).sum(1), widths_outside(Q, places)
+assert np.allclose(norms, 1 + 2 * mass, atol=1e-7)  # (11.17) = (11.18), inside and outside
+inside = ConvexHull(Q).equations @ np.vstack([places.T, np.ones(len(places))]) <= 0
+assert np.allclose(norms[inside.all(0)], 1) and (norms[~inside.all(0)] > 1).all()
+print(f"{inside.all(0).sum()} places in the hull: ℓ1 is 1; {(~inside.all(0)).sum()} outside: up to {norms.max():.2f}")
+
+
+# %%
+def draw_rings(ax):
+    """The smallest ℓ1 in the plane around the person's hull."""
+    x, y = np.meshgrid(np.linspace(-1.5, 1.5, 301), np.linspace(-0.5, 2.35, 286))
+    l1 = 1 + 2 * widths_outside(Q, np.stack([x, y], -1))
+    ax.contourf(x, y, l1, [0.99, 1.0001, *np.arange(1.1, 2.31, 0.1)], cmap="YlOrRd", vmin=0.95, vmax=2.3)
+    lines = ax.contour(x, y, l1, [1.2, 1.4, 1.6, 1.8, 2.0], colors="white", linewidths=1)
+    ax.clabel(lines, fmt="%.1f", fontsize=8)
+    ax.fill(*Q[ConvexHull(Q).vertices].T, facecolor="white", edgecolor="black", lw=1.5)
+    for pair in BONES:
+        ax.plot(*np.array([LATENTS[end] for end in pair]).T, color="#b9c4cf", lw=7, solid_capstyle="round", zorder=2)
+    ax.plot(*Q.T, "o", color=BLUE, ms=8, zorder=3)
+    ax.set(xlim=(-1.5, 1.5), ylim=(-0.5, 2.35), aspect="equal", xticks=[], yticks=[])
+
+
+def draw_extrapolation(ax, x):
+    """(11.16) for a point: b, a, and on to x. Returns its cheapest weights."""
+    w = least_l1(Q, np.asarray(x, float))
+    m = -w.clip(max=0).sum()
+    a = w.clip(min=0) @ Q / (1 + m)
+    if m > 1e-9:
+        b = w.clip(max=0) @ Q / -m
+        ax.plot(*np.stack([b, a]).T, "--", color="black", lw=1.3, zorder=4)
+        ax.annotate("", x, a, arrowprops={"arrowstyle": "-|>", "color": "black", "lw": 2}, zorder=4)
+        for place, name in ((a, "a"), (b, "b")):
+            ax.plot(*place, "o", color="white", mec="black", ms=7, zorder=5)
+            ax.annotate(name, place, (6, 4), textcoords="offset points", fontsize=11, style="italic", zorder=6)
+    ax.plot(*x, "*", color="black", ms=14, zorder=6)
+    return w
+
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.2), layout="constrained")
+EXAMPLES = {"a hand on the hip": (0.24, 0.98), "the top of a head": (0.0, 1.86), "a raised hand": (0.62, 2.05)}
+for ax, (name, x) in zip(axes, EXAMPLES.items(), strict=True):
+    draw_rings(ax)
+    w = draw_extrapolation(ax, x)
+    ax.set_title(f"{name}: ℓ1 = {np.abs(w).sum():.2f}")
+plt.show()
+
+# %% [markdown]
+# *Blue: latents; white: their hull, where ℓ1 is 1; the rings: the smallest ℓ1 that a place needs. The star is the output
+# point, $a$ and $b$ are the two heaps of its cheapest weights.* The top of the head is 18 cm outside, but the person is
+# 1.62 m tall, which is a long run-up: a negative mass of 0.11 will do. Move the point yourself:
+
+
+# %%
+def move(x, y):
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained", width_ratios=(1, 0.8))
+    draw_rings(axes[0])
+    w = draw_extrapolation(axes[0], (x, y))
+    axes[0].set_title(f"ℓ1 = {np.abs(w).sum():.2f}, negative mass {widths_outside(Q, np.array([x, y])):.2f}")
+    axes[1].barh(list(LATENTS), w, color=[RED if value < -1e-9 else BLUE for value in w])
+    axes[1].axvline(0, color="black", lw=0.8)
+    axes[1].set(xlim=(-1.6, 2.1), title="its cheapest weights")
+    plt.show()
+
+
+interactive(move, x=(-1.4, 1.4, 0.05), y=(-0.4, 2.3, 0.05))
