@@ -119,7 +119,7 @@ def test_the_counterexample_is_one():
 
 
 # ---------------------------------------------------------- the hull
-def dual_l1(points, target, directions=20_000):
+def dual_l1(points, target, directions=200_000):
     """1 + 2 · the most widths that the target lies beyond the hull, over many directions."""
     normals = np.random.default_rng(0).normal(size=(directions, points.shape[1]))
     heights = points @ normals.T
