@@ -917,11 +917,24 @@ for ax, (name, x) in zip(axes, EXAMPLES.items(), strict=True):
     w = draw_extrapolation(ax, x)
     ax.set_title(f"{name}: ℓ1 = {np.abs(w).sum():.2f}")
 plt.show()
+assert abs(widths_outside(Q, np.array(EXAMPLES["the top of a head"])) - 0.18 / 1.62) < 1e-9
 
 # %% [markdown]
 # *Blue: latents; white: their hull, where ℓ1 is 1; the rings: the smallest ℓ1 that a place needs. The star is the
 # output point, $a$ and $b$ are the two heaps of its cheapest weights.* The top of the head is 18 cm outside, but the
-# person is 1.62 m tall, which is a long run-up: a negative mass of 0.11 will do. Move the point yourself:
+# person is 1.62 m tall, which is a long run-up: a negative mass of 0.18 / 1.62 = 0.11 will do.
+#
+# **Drag them**, the black point or any of the blue ones, with the mouse. (This picture works without a kernel, too.) Can
+# you make a latent useless? Can you make the raised hand cheap without reaching it?
+
+# %%
+from course_lib.dragging import drag_hull
+
+drag_hull(LATENTS, EXAMPLES["a raised hand"])
+
+# %% [markdown]
+# A latent in the middle changes nothing: only corners count. And the raised hand gets cheap with a latent pulled up beside
+# it, but also with a foot pulled *down*: it is the width that one divides by. Which weights belong to a point:
 
 
 # %%

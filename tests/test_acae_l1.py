@@ -1,13 +1,14 @@
 """Chapter 11's l1 argument against what it is said to be equal to, and what it makes of bad input."""
 
+import json
+import re
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 import sympy
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.spatial import ConvexHull
-
 from course_lib.chapters.acae_skeletons import (
     STUDIES,
     counterexample,
@@ -18,6 +19,11 @@ from course_lib.chapters.acae_skeletons import (
     require_affine,
     signed_sums,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import ConvexHull
+
+from course_lib.dragging import drag_hull
 from course_lib.studies import acae as runs
 
 
@@ -146,6 +152,55 @@ def test_a_target_out_of_reach_is_refused():
     assert np.isclose(np.abs(least_l1(line, np.array([4.0, 4.0]))).sum(), 1 + 2 / 3)
     with pytest.raises(ValueError, match="add points"):
         least_l1(line, np.array([0.0, 1.0]))
+
+
+# ---------------------------------------------------------- the picture with points to drag
+PAGE = """
+const handlers = {};
+const svg = { addEventListener: (name, run) => { handlers[name] = run; }, setPointerCapture: () => {}, innerHTML: "",
+  getBoundingClientRect: () => ({ left: 0, top: 0, width: WIDTH }) };
+const document = { getElementById: () => svg };
+SCRIPT
+const told = () => +svg.innerHTML.match(/smallest ℓ1 = ([0-9.]+)/)[1], found = [told()];
+const drag = (point, x, y) => {
+  handlers.pointerdown({ target: { getAttribute: () => point }, pointerId: 1, preventDefault: () => {} });
+  handlers.pointermove({ clientX: x, clientY: y });
+  handlers.pointerup({});
+  handlers.pointermove({ clientX: 0, clientY: 0 });  // nothing is held any more
+  found.push(told());
+};
+for (const [point, x, y] of MOVES) drag(point, x, y);
+console.log(JSON.stringify(found));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="JavaScript is run by node, which is not here")
+def test_the_dragged_picture_has_the_smallest_l1():
+    rng = np.random.default_rng(3)
+    points, target = rng.normal(size=(7, 2)), np.array([2.5, 1.0])
+    html = drag_hull({f"p{i}": point for i, point in enumerate(points)}, target).data
+    width = float(re.search(r'width="(\d+)"', html).group(1))
+    script = re.search(r"<script>(.*)</script>", html, re.DOTALL).group(1)
+    left, top = np.minimum(points.min(0), target)[0] - 0.7, np.maximum(points.max(0), target)[1] + 0.7
+    expected, moves = [np.abs(least_l1(points, target)).sum()], []
+    for _ in range(25):
+        held, place = rng.choice(["x", *map(str, range(7))]), rng.normal(size=2) * 1.3
+        moves.append([held, 150 * (place[0] - left), 150 * (top - place[1])])
+        if held == "x":
+            target = place
+        else:
+            points[int(held)] = place
+        expected.append(np.abs(least_l1(points, target)).sum())
+    page = PAGE.replace("SCRIPT", script).replace("WIDTH", str(width)).replace("MOVES", json.dumps(moves))
+    said = subprocess.run(["node", "-e", page], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert np.allclose(json.loads(said), expected, atol=6e-3, rtol=2e-3)
+    assert max(expected) > 1.5 and min(expected) < 1 + 1e-9  # both sides of the border were tried
+
+
+@pytest.mark.parametrize("places", [[(0, 0), (1, 1)], [(0, 0), (1, 1), (2, 2)], [(1, 1)] * 4, []])
+def test_points_without_an_area_are_refused(places):
+    with pytest.raises(ValueError, match="not on one line"):
+        drag_hull({f"p{i}": place for i, place in enumerate(places)}, (0, 1))
 
 
 # ---------------------------------------------------------- the study
