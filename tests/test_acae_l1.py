@@ -183,8 +183,8 @@ def test_the_dragged_picture_has_the_smallest_l1():
     script = re.search(r"<script>(.*)</script>", html, re.DOTALL).group(1)
     left, top = np.minimum(points.min(0), target)[0] - 0.7, np.maximum(points.max(0), target)[1] + 0.7
     expected, moves = [np.abs(least_l1(points, target)).sum()], []
-    for _ in range(25):
-        held, place = rng.choice(["x", *map(str, range(7))]), rng.normal(size=2) * 1.3
+    for step in range(25):
+        held, place = "x" if step % 2 else str(rng.integers(7)), rng.normal(size=2) * (0.8 if step % 2 else 2)
         moves.append([held, 150 * (place[0] - left), 150 * (top - place[1])])
         if held == "x":
             target = place
