@@ -506,7 +506,7 @@ assert abs(constant - 0.0136) < 5e-5 and abs(price - 0.025) < 1e-12
 # ### Where it stops acting
 #
 # So the penalty pulls every vector toward the simplex. What does it do *inside*? There $\ell_1$ is 1, constant. Through
-# the normalisation $W_k = V_k / s$ with $s = \sum_k V_k$ (section 3) the quotient rule gives the whole force at once:
+# the normalisation $W_k = V_k / s$ with $s = \sum_k V_k$ (section 2) the quotient rule gives the whole force at once:
 #
 # $$\frac{\partial\,\ell_1(W)}{\partial V_k} = \frac{\operatorname{sign}(W_k) - \ell_1(W)}{s}. \tag{11.14}$$
 
@@ -618,8 +618,8 @@ plt.show()
 #
 # ### Where sparsity does come from
 #
-# The kink is the answer. Take any loss $R(w)$ with the penalty $\mu\,\ell_1(w)$ under $\sum_k w_k = 1$, and let $g_k =
-# \partial R/\partial w_k$. At the best $w$ there is a number ν with
+# The kink is the answer. Take any loss $R(w)$ with the penalty $\mu\,\ell_1(w)$ under $\sum_k w_k = 1$, and
+# let $g_k = \partial R/\partial w_k$. At the best $w$ there is a number ν with
 #
 # $$g_k = \nu - \mu \ \text{ where } w_k > 0, \qquad g_k = \nu + \mu \ \text{ where } w_k < 0, \qquad
 # \nu - \mu \le g_k \le \nu + \mu \ \text{ where } w_k = 0. \tag{11.15}$$
@@ -630,8 +630,8 @@ plt.show()
 # non-negative fits: it comes from the data, at the border of the simplex.
 #
 # That can be tested. Twelve points, 200 noisy observations of one affine combination of them, and three truths: all
-# twelve weights positive; five negative; nine zero. We solve for the best $w$ exactly (by quadratic programming, $w = u
-# - v$ with $u, v \ge 0$), for μ from 0 to 1. As a control the same without the sum: the lasso.
+# twelve weights positive; five negative; nine zero. We solve for the best $w$ exactly (by quadratic programming:
+# $w = u - v$ with $u, v \ge 0$), for μ from 0.001 to 1. As a control the same without the sum: the lasso.
 
 
 # %%
@@ -838,8 +838,8 @@ check(least_l1)
 # %% [markdown]
 # ### The rings around a hull
 #
-# Equation 11.16 answers for *all* points at once. With negative mass $m$ one reaches $(1 + m)K - mK$, that is $K +
-# m(K - K)$: the hull, blown up in each direction by $m$ times its own width there. The other way round:
+# Equation 11.16 answers for *all* points at once. With negative mass $m$ one reaches $(1 + m)K - mK$, that is
+# $K + m(K - K)$: the hull, blown up in each direction by $m$ times its own width there. The other way round:
 #
 # $$m(x) = \max_{\text{directions } n}\ \frac{\text{how far } x \text{ lies beyond the hull along } n}{\text{the hull's
 # width along } n}, \quad\text{at least } 0. \tag{11.18}$$
@@ -893,6 +893,7 @@ def draw_rings(ax):
     ax.axis("off")
 
 
+# %%
 def draw_extrapolation(ax, x):
     """(11.16) for a point: b, a, and on to x. Returns its cheapest weights."""
     w = least_l1(Q, np.asarray(x, float))
@@ -978,8 +979,8 @@ for w in random_weights("any signs", count=50, n=7, seed=6):
 #
 # Suppose that ℓ1 has won: no negative weight in either matrix, and still every pose comes back exactly. What do such
 # matrices look like? Encoder and decoder in a row are one matrix $A = W^\text{enc} W^\text{dec}$ (J, J), without a
-# negative entry either, whose columns sum to one: each joint is a convex combination of joints, $p_j = \sum_k
-# A_{kj}\,p_k$. Now let $p_j$ be, in one of the poses, a **corner** of the joints' hull, which means that it is no
+# negative entry either, whose columns sum to one: each joint is a convex combination of joints,
+# $p_j = \sum_k A_{kj}\,p_k$. Now let $p_j$ be, in one of the poses, a **corner** of the joints' hull, which means: it is no
 # convex combination of other points. Then $A_{kj} = 0$ for all $k \ne j$. But
 #
 # $$A_{kj} = \sum_l W^\text{enc}_{kl}\,W^\text{dec}_{lj} = 0 \quad\text{is a sum of terms that are} \ge 0: \tag{11.20}$$
@@ -1142,7 +1143,7 @@ plt.show()
 #   the encoder's even rises a little. That is allowed: 11.21 is about the sum.
 # - **Sparsity** comes with it: weights below $10^{-3}$ go from 3 % to 85 % at λ = 6, from 24 latents a joint to 5. But
 #   from there to λ = 60 it goes *back*. The negative mass is gone, the penalty has nothing left to act on, and a larger
-#   price for nothing is no price. That is section 5, in the large.
+#   price for nothing is no price: what section 5 leads one to expect.
 # - **The error** is hardly touched up to λ = 0.6: near-convex weights are nearly free, which is why the paper can afford
 #   them. Then it grows, to twice as much where the weights are convex. Part of that is the optimiser's: at 20 the three
 #   starts differ by several millimetres.
@@ -1151,7 +1152,8 @@ plt.show()
 if scale() != "smoke":
     mean = {arm: {name: value[0] for name, value in row.items()} for arm, row in table.items()}
     sparse = {arm: row["below_0.001"] for arm, row in mean.items()}
-    assert sparse["0"] < 0.05 and sparse["6"] > 0.8 and sparse["60"] < sparse["6"] - 0.02
+    assert sparse["0"] < 0.05 and sparse["6"] > 0.8 and sparse["60"] < sparse["6"]
+    assert study.beyond_spread(table["6"]["below_0.001"], table["60"]["below_0.001"])
     assert mean["0.6"]["negative_encoder"] > 20 * mean["0.6"]["negative_decoder"]
     assert mean["0.01"]["negative_encoder"] > mean["0"]["negative_encoder"]
     assert not study.beyond_spread(table["0"]["error"], table["0.6"]["error"])
