@@ -65,9 +65,13 @@ from course_lib.study import Study
 # \quad(4)$$
 #
 # For what follows this has to be a **partition**: each weight in one heap, none in both, none in neither. For real
-# numbers that is clear, since each is either $\ge 0$ or $<0$. Floating-point numbers have some odd members; let us see.
+# numbers that is clear: the two conditions' intervals don't meet, and together they are the whole line. Floating-point
+# numbers have some odd members; let us see.
 
 # %%
+from_zero, below_zero = sympy.Interval(0, sympy.oo), sympy.Interval.open(-sympy.oo, 0)
+assert from_zero.union(below_zero) == sympy.S.Reals and from_zero.intersect(below_zero) == sympy.S.EmptySet
+
 odd = torch.tensor([0.25, -0.5, 0.0, -0.0, 5e-324, -5e-324, 1e300, -1e300], dtype=torch.float64)
 first, second = odd >= 0, odd < 0  # the conditions of Eq. 3 and 4
 assert (first ^ second).all()  # exactly one of the two holds, for each
@@ -186,13 +190,14 @@ for part in ("enc", "dec"):
                 uses = uses_of_the_constraint(left, right, [*positive, *negative])
                 proven.setdefault((part, number), set()).add(uses)
 for (part, number), uses in proven.items():
-    print(f"{part}oder, Eq. {number:2d}: proven for 25 counts (p, q); the constraint was used {uses} times")
+    print(f"{part}oder, Eq. {number:2d}: proven for 25 counts (p, q); the constraint was used {max(uses)} times")
 assert all(uses == ({1} if number in (5, 8) else {0}) for (_, number), uses in proven.items())
 assert len(proven) == 2 * 6
 
 # %% [markdown]
 # So the constraint enters twice, in line 5, which is the constraint, and in line 8, where line 5 is put in. All other
-# lines are true for *any* weights. Remember this; it says what to break if one wants to break the argument.
+# lines are true for *any* weights. Remember this; it says what to break if one wants to break the argument. (Encoder
+# and decoder differ in nothing but names. That is what the paper's "analogously" means, and now it is checked.)
 #
 # And $p = 0$? Then all weights are negative, their sum is negative, and it can't be one. Such a vector doesn't exist,
 # and about what doesn't exist there is nothing to prove:
@@ -238,7 +243,7 @@ assert sympy.simplify(difference.rewrite(sympy.Piecewise)) == 0  # (11.11), for 
 #
 # A proof is about real numbers, a program about floats. So: a thousand vectors of each awkward kind, in 64 bits, each
 # of lines 5 to 10. "Nearly degenerate" are raw weights whose sum is almost zero: dividing by it makes weights of
-# thousands and more, which still sum to one, but only up to the rounding of thousands. Errors are therefore given
+# millions and more, which still sum to one, but only up to the rounding of millions. Errors are therefore given
 # relative to $\ell_1$.
 
 
@@ -263,6 +268,7 @@ def random_weights(kind, count=1000, n=12, seed=0):
 KINDS = ("any signs", "with zeros", "all positive", "a single one", "nearly degenerate")
 for kind in KINDS:
     w = random_weights(kind)
+    assert ((w >= 0) ^ (w < 0)).all()  # a partition: each weight is counted once
     plus, minus = signed_sums(w, 1)
     l1 = torch.linalg.vector_norm(w, ord=1, dim=1)
     both = {5: (plus + minus, torch.ones(1000)), 6: (l1, w.abs().sum(1)), 7: (w.abs().sum(1), plus - minus)}
@@ -284,6 +290,7 @@ for part, (rows, columns) in {"encoder": (J, L), "decoder": (L, J)}.items():
     raw = torch.empty(rows, columns, dtype=torch.float64).uniform_(-0.1, 1.0, generator=generator)  # the paper's start
     matrices[part] = raw / raw.sum(0)
     plus, minus = signed_sums(matrices[part], 0)
+    assert ((matrices[part] >= 0) ^ (matrices[part] < 0)).all()
     gap = (matrices[part].abs().sum(0) - (1 + 2 * minus.abs())).abs().max().item()
     assert gap < 1e-13
     print(f"{part}: {columns} vectors of {rows} weights, Eq. 10 to {gap:.0e}; mean negative mass {-minus.mean():.3f}")
@@ -925,8 +932,8 @@ assert abs(widths_outside(Q, np.array(EXAMPLES["the top of a head"])) - 0.18 / 1
 # output point, $a$ and $b$ are the two heaps of its cheapest weights.* The top of the head is 18 cm outside, but the
 # person is 1.62 m tall, which is a long run-up: a negative mass of 0.18 / 1.62 = 0.11 will do.
 #
-# **Drag them**, the black point or any of the blue ones, with the mouse. (This picture works without a kernel, too.) Can
-# you make a latent useless? Can you make the raised hand cheap without reaching it?
+# **Drag them**, the black point or any of the blue ones, with the mouse. (This picture works without a kernel, too.)
+# Can you make a latent useless? Can you make the raised hand cheap without reaching it?
 
 # %%
 from course_lib.dragging import drag_hull
@@ -934,8 +941,8 @@ from course_lib.dragging import drag_hull
 drag_hull(LATENTS, EXAMPLES["a raised hand"])
 
 # %% [markdown]
-# A latent in the middle changes nothing: only corners count. And the raised hand gets cheap with a latent pulled up beside
-# it, but also with a foot pulled *down*: it is the width that one divides by. Which weights belong to a point:
+# A latent in the middle changes nothing: only corners count. And the raised hand gets cheap with a latent pulled up
+# beside it, but also with a foot pulled *down*: it is the width that one divides by. Which weights belong to a point:
 
 
 # %%
@@ -980,8 +987,11 @@ for w in random_weights("any signs", count=50, n=7, seed=6):
 # Suppose that ℓ1 has won: no negative weight in either matrix, and still every pose comes back exactly. What do such
 # matrices look like? Encoder and decoder in a row are one matrix $A = W^\text{enc} W^\text{dec}$ (J, J), without a
 # negative entry either, whose columns sum to one: each joint is a convex combination of joints,
-# $p_j = \sum_k A_{kj}\,p_k$. Now let $p_j$ be, in one of the poses, a **corner** of the joints' hull, which means: it is no
-# convex combination of other points. Then $A_{kj} = 0$ for all $k \ne j$. But
+#
+# $$p_j = \sum_k A_{kj}\,p_k.$$
+#
+# Now let $p_j$ be, in one of the poses, a **corner** of the joints' hull, which means: it is no convex combination of
+# other points. Then $A_{kj} = 0$ for all $k \ne j$. But
 #
 # $$A_{kj} = \sum_l W^\text{enc}_{kl}\,W^\text{dec}_{lj} = 0 \quad\text{is a sum of terms that are} \ge 0: \tag{11.20}$$
 #
@@ -1136,17 +1146,17 @@ plt.show()
 # %% [markdown]
 # *Lines: means over three starts; bands: the spread between them.* What one sees in the stored records:
 #
-# - **Negative mass** falls with every step of λ, for each of the three starts: from 0.6 a vector at λ = 0 to 0.03 at 0.6
-#   and 0.001 at 6, and then there is none.
+# - **Negative mass** falls with every step of λ, for each of the three starts: from 0.6 a vector at λ = 0 to 0.03 at
+#   0.6 and 0.001 at 6, and then there is none.
 # - **Encoder and decoder** differ, though they pay the same price. At λ = 0.6 the decoder has almost none left, the
 #   encoder 0.16 a latent: a latent serves many joints, so a unit of its negative mass buys more. At the smallest λ
 #   the encoder's even rises a little. That is allowed: 11.21 is about the sum.
 # - **Sparsity** comes with it: weights below $10^{-3}$ go from 3 % to 85 % at λ = 6, from 24 latents a joint to 5. But
 #   from there to λ = 60 it goes *back*. The negative mass is gone, the penalty has nothing left to act on, and a larger
 #   price for nothing is no price: what section 5 leads one to expect.
-# - **The error** is hardly touched up to λ = 0.6: near-convex weights are nearly free, which is why the paper can afford
-#   them. Then it grows, to twice as much where the weights are convex. Part of that is the optimiser's: at 20 the three
-#   starts differ by several millimetres.
+# - **The error** is hardly touched up to λ = 0.6: near-convex weights are nearly free, which is why the paper can
+#   afford them. Then it grows, to twice as much where the weights are convex. Part of that is the optimiser's: at 20
+#   the three starts differ by several millimetres.
 
 # %% tags=["result"]
 if scale() != "smoke":
@@ -1161,8 +1171,9 @@ if scale() != "smoke":
     assert mean["60"]["error"] > 1.8 * mean["0"]["error"] and mean["60"]["negative"] < 1e-4
 
 # %% [markdown]
-# The corners of section 6 don't show in their pure form. The proof needed an error of zero; with one of some millimetres
-# no latent has to be a single joint, and up to λ = 6 none is, not even to 90 %. Each is a mixture of a dozen or more.
+# The corners of section 6 don't show in their pure form. The proof needed an error of zero; with one of some
+# millimetres no latent has to be a single joint, and up to λ = 6 none is, not even to 90 %. Each is a mixture of a
+# dozen or more.
 #
 # The same to play with: every λ's distribution of weights, and its place on the curve that one trades along.
 
