@@ -932,8 +932,9 @@ assert abs(widths_outside(Q, np.array(EXAMPLES["the top of a head"])) - 0.18 / 1
 # output point, $a$ and $b$ are the two heaps of its cheapest weights.* The top of the head is 18 cm outside, but the
 # person is 1.62 m tall, which is a long run-up: a negative mass of 0.18 / 1.62 = 0.11 will do.
 #
-# **Drag them**, the black point or any of the blue ones, with the mouse. (This picture works without a kernel, too.)
-# Can you make a latent useless? Can you make the raised hand cheap without reaching it?
+# **Drag them**, the black point or any of the blue ones, with the mouse. (It needs no kernel, but a page that may run
+# scripts: if you see nothing, run the cell.) Can you make a latent useless? Can you make the raised hand cheap without
+# moving a latent toward it?
 
 # %%
 from course_lib.dragging import drag_hull
