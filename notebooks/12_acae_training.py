@@ -855,17 +855,17 @@ assert (said.absolute[..., 2] > 0).all() and said.pixels.min() >= 8 and said.pix
 # What does a step cost? Time for 32 crops of 96 pixels, forward and backward, 200 points, on one thread:
 
 # %%
-count = pick(smoke=2, laptop=32)
+crops_in_a_batch = pick(smoke=2, laptop=32)
 threads = torch.get_num_threads()
 torch.set_num_threads(1)
 network = MetrabsNet(BACKBONES["small"], 200, crop)
-crops = torch.rand(count, 3, 96, 96)
+crops = torch.rand(crops_in_a_batch, 3, 96, 96)
 for _ in range(pick(smoke=1, laptop=3)):
     began = time.process_time()
-    network(crops, scaled.expand(count, 3, 3)).absolute.square().mean().backward()
+    network(crops, scaled.expand(crops_in_a_batch, 3, 3)).absolute.square().mean().backward()
     seconds = time.process_time() - began
 torch.set_num_threads(threads)
-print(f"{count} crops: {1000 * seconds:.0f} ms")
+print(f"{crops_in_a_batch} crops: {1000 * seconds:.0f} ms")
 
 # %% [markdown]
 # ## 3 Losses
@@ -1640,19 +1640,19 @@ plt.show()
 # as mixed precision does, and let the kernel grow:
 
 # %%
-def half_output(scale):
+def half_output(factor):
     """Largest number between convolution and norm, share of infinities there in FP16, and of NaN after the norm."""
     with torch.no_grad():
-        between = layer[0](images) * scale
+        between = layer[0](images) * factor
         cast = between.half()
         after = layer[1](cast.double())
     return between.abs().max().item(), cast.isinf().double().mean().item(), after.isnan().double().mean().item()
 
 
 scales = [10.0**power for power in range(7)]
-rows = [half_output(scale) for scale in scales]
-for scale, (largest, infinite, nan) in zip(scales, rows, strict=True):
-    print(f"kernel × {scale:9,.0f}: largest {largest:12,.0f}, infinite {infinite:6.1%}, NaN after the norm {nan:4.0%}")
+rows = [half_output(factor) for factor in scales]
+for factor, (largest, infinite, nan) in zip(scales, rows, strict=True):
+    print(f"kernel × {factor:9,.0f}: largest {largest:12,.0f}, infinite {infinite:6.1%}, NaN after the norm {nan:4.0%}")
 assert rows[0][1] == 0 and rows[-1][1] > 0.5 and rows[-1][2] == 1.0
 
 # %% [markdown]
@@ -3458,8 +3458,10 @@ def training_loss(
 
 
 def after_step(config: Config, model: MetrabsNet, step: int) -> None:
-    """Between steps: the max-norm constraint, and norms in inference mode at the end. ACAE §S5."""
-    max_norm_(model)
+    """Between steps: the max-norm constraint, and norms in inference mode at the end. ACAE §S5. (Stored statistics are
+    those of a kernel as long as it was: from then on filters keep their length.)"""
+    if not model.frozen_norms:
+        max_norm_(model)
     if config.frozen and step >= config.steps - config.frozen and not model.frozen_norms:
         model.frozen_norms = True
         inference_norms(model)
@@ -3587,11 +3589,11 @@ if "separate" in runs:
 # %%
 TUNING = pick(smoke=2, laptop=config.steps // 4)
 if runs:
-    start = measured.tensors_of(trained["separate"])
+    begun = measured.tensors_of(trained["separate"])
     for name, loss in (("control", "separate"), ("consistent", "regularised")):
         second = second_phase(config, TUNING, loss)
         again = ChunkedStream(sets, BATCHES[config.mixture], seed=1, transform=change, late=second.late)
-        runs[name] = fit(recipe(second, again, **names, autoencoder=coder, start=start))
+        runs[name] = fit(recipe(second, again, **names, autoencoder=coder, start=begun))
         trained[name] = runs[name].model.eval()
 found = {f"here: {name}": (model, config) for name, model in trained.items()}
 if there:

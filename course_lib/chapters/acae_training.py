@@ -1345,8 +1345,10 @@ def training_loss(
 
 # Chapter 12, section "11 The run"
 def after_step(config: Config, model: MetrabsNet, step: int) -> None:
-    """Between steps: the max-norm constraint, and norms in inference mode at the end. ACAE §S5."""
-    max_norm_(model)
+    """Between steps: the max-norm constraint, and norms in inference mode at the end. ACAE §S5. (Stored statistics are
+    those of a kernel as long as it was: from then on filters keep their length.)"""
+    if not model.frozen_norms:
+        max_norm_(model)
     if config.frozen and step >= config.steps - config.frozen and not model.frozen_norms:
         model.frozen_norms = True
         inference_norms(model)
@@ -1476,4 +1478,4 @@ STUDIES = {
 }
 
 
-# course build sealed the text above: 1eafc4cf3c1465c8
+# course build sealed the text above: 293c09de017f3713
