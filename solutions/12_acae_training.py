@@ -3476,6 +3476,9 @@ for name, benchmark in measured.BENCHMARKS.items():
 # at once, must be one that the autoencoder can make from its latents. That is the whole of output regularisation
 # (section 4, variant a), which Tables S2 to S4 are about.
 
+# %% [markdown]
+# A network with as many points as the phase needs, and an autoencoder that has stopped learning:
+
 
 # %% tags=["export"]
 def build(config: Config, start: Batch | None = None) -> MetrabsNet:
@@ -3514,6 +3517,11 @@ class FixedAutoencoder:
         return acae_skeletons.combine(self.decoder.to(latents), latents)
 
 
+# %% [markdown]
+# One loss for each phase, out of sections 3 and 4. Weak perspective helps for the first 500 steps (a tenth of *late*).
+# And between steps, two things: filters are kept short, and near the end the norms change to inference mode.
+
+
 # %% tags=["export"]
 def training_loss(
     config: Config, supervision: Supervision, autoencoder: FixedAutoencoder | None, model: nn.Module, batch: Batch
@@ -3539,6 +3547,10 @@ def after_step(config: Config, model: MetrabsNet, step: int) -> None:
     if config.frozen and step >= config.steps - config.frozen and not model.frozen_norms:
         model.frozen_norms = True
         inference_norms(model)
+
+
+# %% [markdown]
+# All together. The fine-tuning has section 7's two rates; weight decay goes by the first phase's length in both.
 
 
 # %% tags=["export"]
@@ -3691,9 +3703,11 @@ if "consistent" in runs:
 # - **inconsistency**, mean $|p - \mathrm{AE}(p)|$ over coordinates: what the fine-tuning makes small. (Chapter 11's
 #   measure is the mean distance; this is the loss's L1.)
 # - **disagreement**, which doesn't know the autoencoder. Between the left shoulder of one format and that of another
-#   there is a true difference (chapter 11: more than 15 mm on average). Two heads say another one. The mean distance
-#   between true and said difference, over all pairs of same-named joints: $\lVert(\hat{\mathbf p}_a - \hat{\mathbf
-#   p}_b) - (\mathbf p_a - \mathbf p_b)\rVert$.
+#   there is a true difference (chapter 11: more than 15 mm on average). Two heads say another one. How far apart are
+#   the two differences, on average over all pairs $a, b$ of same-named joints?
+#
+# $$\bigl\lVert(\hat{\mathbf p}_a - \hat{\mathbf p}_b) - (\mathbf p_a - \mathbf p_b)\bigr\rVert$$
+#
 # - **bone error**, the mean of $|\,\text{length} - \text{true length}\,|$ over all bones of all formats.
 #
 # Only rendered people can tell the last two: they have the truth in all formats.
@@ -3716,7 +3730,8 @@ for whose in {name.partition(":")[0] for name in results} if scale() != "smoke" 
 # autoencoder is an approximation. Being consistent is easy, to be sure: a network that always says the same pose is.
 # Therefore the other columns: nothing must be paid for it.
 #
-# **By benchmark**, beside the paper's default, 400k + 40k steps of EfficientNetV2-S or larger on the real benchmarks:
+# **By benchmark**, beside the paper's default, 400k + 40k steps on the real benchmarks (of which backbone, its tables
+# don't say):
 
 # %%
 best = list(results)[-1].partition(":")[0]
