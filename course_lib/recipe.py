@@ -92,7 +92,8 @@ def progress(step: int, warmup: int, steps: int) -> float:
 class Optimizer:
     """`lr` is the peak. Biases, norms, tokens and position embeddings (one dimension, or named in `no_decay`) have no
     weight decay. Block i of n, the embeddings counting as 0 and the head as n + 1, learns at
-    lr * layer_decay ** (n + 1 - i). `scales`: (name prefix, factor) pairs on top; factor 0 freezes."""
+    lr * layer_decay ** (n + 1 - i). `scales`: (name prefix, factor) pairs on top; factor 0 freezes. `schedules`: (name
+    prefix, schedule) pairs; what they fit follows the last of them instead of the recipe's (ACAE, Fig. S1)."""
 
     name: str = "adamw"
     lr: float = 1e-3
@@ -103,6 +104,7 @@ class Optimizer:
     momentum: float = 0.9
     no_decay: tuple[str, ...] = ("cls_token", "pos_embed", "mask_token")
     scales: tuple[tuple[str, float], ...] = ()
+    schedules: tuple[tuple[str, Schedule], ...] = ()
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The torch optimiser over `parameter_groups`; AdamW and Adam are fused. ValueError for an unknown name."""
@@ -116,29 +118,37 @@ class Optimizer:
 
 
 def parameter_groups(model: nn.Module, optimizer: Optimizer) -> list[dict]:
-    """Groups of parameters with the same `weight_decay` and `lr_scale`, in the model's order; frozen ones left out.
+    """Groups of parameters with the same `weight_decay`, `lr_scale` and schedule, in the model's order; frozen ones
+    left out.
 
-    Each group has "names", "params", "weight_decay", "lr_scale" and "lr" (the peak times its scale). ValueError where
-    a prefix in `scales` fits no parameter, or none is left to train."""
+    Each group has "names", "params", "weight_decay", "lr_scale", "lr" (the peak times its scale) and "schedule" (None
+    where it is the recipe's). ValueError where a prefix in `scales` or `schedules` fits no parameter, or none is left
+    to train."""
     names = [name for name, _ in model.named_parameters()]
-    for prefix, _ in optimizer.scales:
+    for prefix, _ in (*optimizer.scales, *optimizer.schedules):
         if not any(name.startswith(prefix) for name in names):
             raise ValueError(f"no parameter's name begins with {prefix!r}: they are called {', '.join(names[:3])}, ...")
     depth = 1 + max((int(found.group(1)) for name in names if (found := BLOCK.search(name))), default=-1)
-    groups: dict[tuple[float, float], dict] = {}
+    groups: dict[tuple[float, float, Schedule | None], dict] = {}
     for name, parameter in model.named_parameters():
         scale = optimizer.layer_decay ** (depth + 1 - layer_of(name, depth))
         scale *= math.prod(factor for prefix, factor in optimizer.scales if name.startswith(prefix))
         plain = parameter.ndim <= 1 or name.rpartition(".")[2] in optimizer.no_decay
         decay = 0.0 if plain else optimizer.weight_decay
         if parameter.requires_grad and scale > 0:
+            own = schedule_of(name, optimizer)
             new = {"names": [], "params": [], "weight_decay": decay, "lr_scale": scale, "lr": optimizer.lr * scale}
-            group = groups.setdefault((decay, scale), new)
+            group = groups.setdefault((decay, scale, own), {**new, "schedule": own})
             group["names"].append(name)
             group["params"].append(parameter)
     if not groups:
         raise ValueError("nothing is left to train: every parameter is frozen")
     return list(groups.values())
+
+
+def schedule_of(name: str, optimizer: Optimizer) -> Schedule | None:
+    """The last of the optimiser's own schedules whose prefix fits; None for the recipe's."""
+    return next((schedule for prefix, schedule in reversed(optimizer.schedules) if name.startswith(prefix)), None)
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -175,6 +185,8 @@ class Recipe:
     `accumulate` parts. precision: fp32, or bf16 autocast with fp32 weights. clip: largest gradient norm.
     blocks: class names of the modules that are sharded one by one, and recomputed backward if `checkpoint_blocks`.
     example(n): a batch of n samples of the right shapes and dtypes, for plans, proofs and tests.
+    after_step(model, step): called with the bare model and the number of steps behind it, after each step and before the
+    first one of a call of `fit`: constraints on weights, layers that freeze (ACAE's max-norm and inference-mode norms).
     """
 
     name: str
@@ -193,6 +205,7 @@ class Recipe:
     channels_last: bool = False
     seed: int = 0
     example: Callable[[int], Batch] | None = None
+    after_step: Callable[[nn.Module, int], None] | None = None
     paper: PaperRun | None = None
 
     def __post_init__(self):
@@ -202,9 +215,10 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
 
-    def lr(self, step: int) -> float:
-        """The learning rate of step 0, 1, ..., before the groups' own scales."""
-        return self.optimizer.lr * self.schedule(step, self.steps)
+    def lr(self, step: int, group: dict | None = None) -> float:
+        """The learning rate of step 0, 1, ...: of one of `parameter_groups`, or before their scales and schedules."""
+        schedule, scale = (group["schedule"] or self.schedule, group["lr_scale"]) if group else (self.schedule, 1.0)
+        return self.optimizer.lr * schedule(step, self.steps) * scale
 
     def share(self, world: int) -> int:
         """Samples that one of `world` processes takes in one forward pass. ValueError where they don't divide."""

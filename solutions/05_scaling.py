@@ -1476,11 +1476,12 @@ from course_lib.train.loop import train_step
 print(inspect.getsource(train_step))
 
 # %% [markdown]
-# From top to bottom: the rate of this step, scaled for each group of parameters (Sapiens' layer-wise decay lives in
-# `lr_scale`); then the parts of §8, each seeded by the number of its step, part and rank, so that what is random
-# (dropout, masks) does not depend on what came before; under DDP the all-reduce of §9 waits for the last part;
-# gradients are clipped at the recipe's norm; the means over ranks are taken for the log; and a loss that is not a
-# number stops the run *before* it reaches the weights, with the batch named. Around it stands the run:
+# From top to bottom: the rate of this step for each group of parameters (`recipe.lr` multiplies by the group's
+# `lr_scale`, where Sapiens' layer-wise decay lives); then the parts of §8, each seeded by the number of its step, part
+# and rank, so that what is random (dropout, masks) does not depend on what came before; under DDP the all-reduce of §9
+# waits for the last part; gradients are clipped at the recipe's norm; the means over ranks are taken for the log; and
+# a loss that is not a number stops the run *before* it reaches the weights, with the batch named. Around it stands the
+# run:
 
 # %%
 print(inspect.getsource(fit).split('"""')[-1])  # without its docstring

@@ -225,6 +225,7 @@ def test_a_pickle_beside_the_weights_is_not_even_read(folder, tmp_path):
         ({"schedule": lambda step, steps: step / steps}, r"schedule was Cosine\(.*, is \[0.0, 0.05"),
         ({"optimizer": Optimizer(lr=1e-2, weight_decay=0.1)}, "optimizer.weight_decay was 0.05, is 0.1"),
         ({"optimizer": Optimizer("sgd", lr=1e-2)}, "optimizer.name was adamw, is sgd"),
+        ({"optimizer": Optimizer(lr=1e-2, schedules=(("head.", Constant()),))}, "schedules was not there, is {'head.'"),
         ({"model": lambda: Toy(width=8)}, r"model.patch_embed.weight was \[16, 8\], is \[8, 8\]"),
         ({"model": lambda: Toy(depth=1)}, r"model.blocks.1.norm1.weight was \[16\], is not there"),
     ],

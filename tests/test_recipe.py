@@ -83,6 +83,20 @@ def test_every_parameter_is_in_one_group_and_scales_multiply():
     assert factors["blocks.1.fc.weight"] == pytest.approx(0.05)
 
 
+def test_parts_of_a_model_may_follow_schedules_of_their_own():
+    decaying, constant = Exponential(decay=0.5, drop=1.0), Constant()
+    own = (("blocks.", decaying), ("blocks.1.", constant))
+    toy = recipe(Vit, optimizer=Optimizer(lr=0.1, scales=(("blocks.", 0.5),), schedules=own), schedule=Linear())
+    groups = parameter_groups(Vit(), toy.optimizer)
+    rates = {name: toy.lr(20, group) for group in groups for name in group["names"]}
+    assert rates["head.weight"] == rates["patch_embed.bias"] == pytest.approx(0.1 * 0.5)
+    assert rates["blocks.0.fc.weight"] == pytest.approx(0.1 * 0.5 * 0.5**0.5)
+    assert rates["blocks.1.fc.weight"] == pytest.approx(0.1 * 0.5)
+    assert sorted(rates) == sorted(name for name, _ in Vit().named_parameters())
+    with pytest.raises(ValueError, match="no parameter's name begins with 'backbone.'"):
+        parameter_groups(Vit(), Optimizer(schedules=(("backbone.", constant),)))
+
+
 def test_a_prefix_that_fits_nothing_and_a_model_that_is_all_frozen_are_refused():
     with pytest.raises(ValueError, match="no parameter's name begins with 'encodr.'.*patch_embed"):
         Optimizer(scales=(("encodr.", 0.1),)).build(Vit())

@@ -16,11 +16,11 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from course_lib.data.schema import Sample
 from course_lib.data.shards import OpenShard, ShardError, check_only, verify
-from course_lib.recipe import Batch
+from course_lib.recipe import Batch, Stream
 
 Prepare = Callable[[Sample, np.random.Generator], Batch]
 Transform = Callable[[Batch, torch.Generator], Batch]
@@ -152,6 +152,51 @@ class GeneratedStream:
         return join(made, [f"block {block} of batch {number}" for block in blocks])
 
 
+# ---------------------------------------------------------------- made ahead by workers
+
+
+class BatchesByNumber(Dataset):
+    """A process's share of a stream's batches, each by its number: what a worker is given, and where it runs.
+
+    The stream goes to the workers by value, whatever notebook it was written in; each of them holds all of its data."""
+
+    def __init__(self, stream: Stream, batch_size: int, rank: int, world: int):
+        self.stream, self.how = stream, (batch_size, rank, world)
+
+    def __getstate__(self) -> dict:
+        return {"stream": cloudpickle.dumps(self.stream), "how": self.how}
+
+    def __setstate__(self, state: dict) -> None:
+        self.stream, self.how = cloudpickle.loads(state["stream"]), state["how"]
+
+    def __getitem__(self, number: int) -> Batch:
+        return next(self.stream.batches(number, *self.how))
+
+
+class WorkerStream:
+    """The batches of another stream, made ahead by `workers` processes: one makes a whole batch, the next the next one.
+
+    For streams that find a batch by its number (`TensorStream`, `GeneratedStream`); `ShardStream` has its own workers,
+    as it had to read all that comes before. The batches are those of the stream, to the last bit."""
+
+    def __init__(self, stream: Stream, workers: int):
+        if workers < 1:
+            raise ValueError(f"workers is {workers}: use 1 or more, or the stream itself")
+        self.stream, self.workers = stream, workers
+
+    def batches(self, start: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """See the module. Closing the iterator ends the workers; an error in one of them is raised here."""
+        self.stream.batches(start, batch_size, rank, world)  # what can't be shared out is said before there are workers
+        return self._batches(BatchesByNumber(self.stream, batch_size, rank, world), start)
+
+    def _batches(self, source: BatchesByNumber, start: int) -> Iterator[Batch]:
+        parts = loaded(source, self.workers, sampler=count(start))
+        try:
+            yield from parts
+        finally:
+            parts._shutdown_workers()  # as it does itself once it is forgotten, but an error's traceback holds it
+
+
 # ---------------------------------------------------------------- from shards
 
 
@@ -265,14 +310,8 @@ class LaneReader(IterableDataset):
             yield error
 
     def parts(self) -> Iterator:
-        """Starts the workers, as fresh processes since a forked torch can hang; their parts come in turn."""
-        handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
-        how = {"multiprocessing_context": "spawn", "worker_init_fn": start_worker} if self.workers else {}
-        how["generator"] = torch.Generator()  # else it draws from the caller's random numbers
-        parts = iter(DataLoader(self, batch_size=None, num_workers=self.workers, **how))
-        if self.workers and handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, handler)  # torch's own raises anywhere, in the midst of an optimiser's step
-        return parts
+        """Starts the workers; their parts come in turn."""
+        return loaded(self, self.workers)
 
     def next_part(self, parts: Iterator, number: int) -> tuple[Batch, list[str]]:
         """The next part. ShardError for a broken shard, or for a worker that died: with the shards that it read."""
@@ -294,6 +333,18 @@ class LaneReader(IterableDataset):
         """The paths of the shards that a worker has open for a batch."""
         windows = [next(self.stream.plan(lane, number * self.size))[1] for lane in self.lanes_of(worker)]
         return ", ".join(str(self.stream.paths[shard]) for shard in np.unique(np.concatenate(windows)[:, 0]))
+
+
+def loaded(dataset: Dataset, workers: int, **options) -> Iterator:
+    """A DataLoader's iterator over what the dataset gives, unbatched, its workers fresh processes: a forked torch can
+    hang."""
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    how = {"multiprocessing_context": "spawn", "worker_init_fn": start_worker} if workers else {}
+    how["generator"] = torch.Generator()  # else it draws from the caller's random numbers
+    parts = iter(DataLoader(dataset, batch_size=None, num_workers=workers, **how, **options))
+    if workers and handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)  # torch's own raises anywhere, in the midst of an optimiser's step
+    return parts
 
 
 def start_worker(worker: int) -> None:

@@ -11,7 +11,8 @@ def deepspeed_config(recipe: Recipe, world: int = 1, stage: int = 2) -> dict[str
     """What `deepspeed.initialize(config=...)` takes, ready for JSON; `stage` of ZeRO: 0 to 3.
 
     What is code in a recipe goes in as code: `model_parameters=parameter_groups(model, recipe.optimizer)` and
-    `lr_scheduler=lambda optimizer: LambdaLR(optimizer, lambda step: recipe.schedule(step, recipe.steps))`.
+    `lr_scheduler=lambda optimizer: LambdaLR(optimizer, [partial(group["schedule"] or recipe.schedule,
+    steps=recipe.steps) for group in optimizer.param_groups])`.
     ValueError for a batch that `world` processes can't share, and for a stage that there is not."""
     if stage not in range(4):
         raise ValueError(f"ZeRO has no stage {stage}: use 0, 1, 2 or 3")

@@ -48,6 +48,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     if options.example:
         return with_example(recipe)
     check_source(options.chapter, options.data)
+    if options.data and hasattr(module, "with_data"):
+        return module.with_data(config, options.data)
     if options.data:
         lanes = WORLD * max(1, options.workers)  # one for every process that reads
         plan = {"seed": recipe.seed, "lanes": lanes, "workers": options.workers}
@@ -60,7 +62,7 @@ def check_source(chapter: str, data: list[Path] | None) -> None:
     module = chapter_module(chapter)
     if not data and not hasattr(module, "generate"):
         raise ValueError(f"{chapter} trains on shards: give --data FOLDER (`course data make` fills one)")
-    if data and not hasattr(module, "prepare"):
+    if data and not (hasattr(module, "prepare") or hasattr(module, "with_data")):
         raise ValueError(f"{chapter} makes its data by itself: leave --data out")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from course_lib.files import file_hash
-from course_lib.recipe import Recipe
+from course_lib.recipe import Recipe, Schedule
 from course_lib.train.parallel import Team
 
 NAME = re.compile(r"step-\d{8,}")
@@ -243,11 +243,19 @@ def read_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 def describe(recipe: Recipe, model: nn.Module) -> dict:
     """What has to be the same to go on with a run, ready for JSON. How the batch is shared out may change."""
     said = {name: getattr(recipe, name) for name in COMPARED}
-    said["optimizer"] = dataclasses.asdict(recipe.optimizer)
-    marks = [recipe.schedule(step * recipe.steps // 16, recipe.steps) for step in range(16)]
-    said["schedule"] = repr(recipe.schedule) if dataclasses.is_dataclass(recipe.schedule) else marks
+    said["optimizer"] = dataclasses.asdict(dataclasses.replace(recipe.optimizer, schedules=()))
+    own = {prefix: describe_schedule(schedule, recipe.steps) for prefix, schedule in recipe.optimizer.schedules}
+    del said["optimizer"]["schedules"]  # which runs from before there were any do not have
+    said["schedule"] = describe_schedule(recipe.schedule, recipe.steps)
+    said |= {"schedules": own} if own else {}
     said["model"] = {name: list(value.shape) for name, value in model_tensors(model).items()}
     return json.loads(json.dumps(said))
+
+
+def describe_schedule(schedule: Schedule, steps: int) -> str | list[float]:
+    """What a schedule calls itself; 16 of its values where that would say nothing."""
+    marks = [schedule(step * steps // 16, steps) for step in range(16)]
+    return repr(schedule) if dataclasses.is_dataclass(schedule) else marks
 
 
 def compare(then: dict, now: dict, inside: str = "") -> list[str]:

@@ -81,11 +81,13 @@ def fit(
         checkpoints = Checkpoints(run.folder, recipe, team, keep)
         run.step = checkpoints.restore(bare, optimizer, resume)
         batches = batches_from(recipe, run.step, team)
+        settled(recipe, run)
         with Log(run, last, team, progress) as log, closing(batches):
             while run.step < last and not run.stopped:
                 began = time.perf_counter()
                 row = train_step(recipe, model, optimizer, batches, run.step, team)
                 run.step += 1
+                settled(recipe, run)
                 if evaluate and due(run.step, evaluate_every, last):
                     row |= evaluated(evaluate, recipe, run, row, team)
                 log.write({"step": run.step, **row, "seconds": time.perf_counter() - began})
@@ -98,6 +100,12 @@ def fit(
     return run
 
 
+def settled(recipe: Recipe, run: Run) -> None:
+    """What the recipe does to the model between steps."""
+    if recipe.after_step:
+        recipe.after_step(run.model, run.step)
+
+
 def train_step(
     recipe: Recipe,
     model: nn.Module,
@@ -108,7 +116,7 @@ def train_step(
 ) -> dict[str, float]:
     """One optimiser step, number `step` from 0, in `recipe.accumulate` parts; the numbers to log."""
     for group in optimizer.param_groups:
-        group["lr"] = recipe.lr(step) * group["lr_scale"]
+        group["lr"] = recipe.lr(step, group)
     optimizer.zero_grad()
     parts, keys = [], []
     for part in range(recipe.accumulate):
