@@ -185,8 +185,9 @@ class Recipe:
     `accumulate` parts. precision: fp32, or bf16 autocast with fp32 weights. clip: largest gradient norm.
     blocks: class names of the modules that are sharded one by one, and recomputed backward if `checkpoint_blocks`.
     example(n): a batch of n samples of the right shapes and dtypes, for plans, proofs and tests.
-    after_step(model, step): called with the bare model and the number of steps behind it, after each step and before the
-    first one of a call of `fit`: constraints on weights, layers that freeze (ACAE's max-norm and inference-mode norms).
+    after_step(model, step): called with the bare model and the number of steps behind it, after each step and before
+    the first one of a call of `fit`: constraints on weights, layers that freeze (ACAE's max-norm and inference-mode
+    norms).
     """
 
     name: str
