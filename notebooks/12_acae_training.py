@@ -36,7 +36,9 @@
 # | **Reading** | 100 minutes |
 # | **Exercises** | ten, about 100 minutes |
 # | **Runs** | `smoke` 20 s · `laptop` 12 min on two cores, and 4 more for rendering, once; 3 GB of memory |
-# | **From the paper** | ACAE's supplement, S1–S5; Figures S1–S4; Tables S1–S4 |
+# | **From the paper** | ACAE's section on consistency; its supplement, §S1–§S5; Figures S1–S4; Tables S1–S4 |
+#
+# **The authors' code** is their public version, which is later than the paper.
 #
 # **Letters.** B batch · J joints of all skeletons together · L latent points · N names of joints · S side of a crop,
 # or its pixels · K a camera's matrix. Poses are (B, J, 3), metres, x right, y down, z away from the camera.
@@ -185,8 +187,8 @@ class MBConv(Residual):
 
 # %% [markdown]
 # What is left to say is a table: how many blocks of which kind, how wide, where the stride is. (Tan and Le's Table 4
-# has -S. For -L, and for widths as built, we take torchvision's.) `small` is ours, of the same blocks, for what we
-# train here: stride 16 in place of 32, and a fraction of the weights.
+# has -S. For -L, and for widths as built, we take torchvision's.) `small` is ours, of the same blocks, for
+# our `gpu` configuration (section 10): stride 16 in place of 32, and a fraction of the weights.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -425,7 +427,7 @@ assert 0.03 < fused["weights"] < 0.07 and 0.5 < fused["multiplications"] < 0.6
 @dataclass(frozen=True)
 class Crop:
     """The square picture that the network sees: its side and the network's stride in pixels, and the side in metres of
-    the box in which it measures a person (the paper's code: 256, 32, 2.2)."""
+    the box in which it measures a person (the authors' code: 256, 32, 2.2)."""
 
     side: int = 256
     stride: int = 32
@@ -553,13 +555,13 @@ def read_heads(channels: Tensor, points: int, crop: Crop) -> tuple[Tensor, Tenso
 #
 # <details><summary>Hint 1</summary>
 #
-# Rows: `torch.stack([one, zero, -x, zero, one, -y], -1)` is (B, J, 6); `.unflatten(-1, (2, 3)).flatten(1, 2)` makes
-# (B, 2J, 3) of it. In this order the right side is `(ray * Z - XY).flatten(1)`.
+# Build both rows of each joint first, (B, J, 2, 3), and flatten afterwards. Then the right side is in the same order if
+# it, too, begins as (B, J, 2).
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Every joint has two rows: `weight.repeat_interleave(2, 1)`. `torch.linalg.solve` takes batches, but wants the right
-# side as (B, 3, 1).
+# Every joint has two rows, so each weight is needed twice, in the order of the rows. `torch.linalg.solve` takes
+# batches, but wants the right side as (B, 3, 1).
 # </details>
 
 # %% tags=["export"]
@@ -618,8 +620,9 @@ assert off < 1e-10
 # $$r_z = -\frac{\sum_j w_j\,(\mathbf x_j - \bar{\mathbf x})\cdot(\mathbf b_j - \bar{\mathbf b})}
 # {\sum_j w_j\,\lVert\mathbf x_j - \bar{\mathbf x}\rVert^2}. \tag{12.5}$$
 #
-# For somebody flat before the camera (all $Z_j$ = 0) $\mathbf b_j$ is $-(X_j, Y_j)$: **depth is size in metres over
-# size at depth 1.** This is how size becomes distance, and why the box has to be metric.
+# Here $\mathbf x_j = (x_j, y_j)$, and $\mathbf b_j$ are the two right sides of (12.3). For somebody flat before the
+# camera (all $Z_j$ = 0) $\mathbf b_j$ is $-(X_j, Y_j)$: **depth is size in metres over size at depth 1.** This is how
+# size becomes distance, and why the box has to be metric.
 
 # %%
 w = (weight / weight.sum(1, keepdim=True))[..., None]
@@ -630,17 +633,17 @@ assert torch.allclose(closed, expected[:, 2], atol=1e-10)
 
 
 # %% [markdown]
-# The ridge $\varrho$ pulls $\mathbf r$ toward the camera, and by how much depends on the unit of the rays. A person 4 m
-# away spans a tenth of the plane at depth 1; so small a column is pulled a lot. The paper's code therefore divides the
-# rays by their root mean square, so that 0.01 means the same at every distance. That works for a person in the *middle*
-# of the crop's camera (theirs is turned toward the person). Far off the axis the mean is all that the root mean square
-# sees, and the spread, which the depth hangs on, is small again. So we shift before we scale: rays minus their mean,
-# over their spread. It is the view of a camera that looks at the person and has them fill its picture, and equation
-# 12.3 has the same form there, with $X_j - \bar x Z_j$ and $s Z_j$ in the place of $X_j$ and $Z_j$. (The shift, and
-# weights brought to a mean of 1, are our choice.)
+# The ridge $\varrho$ pulls $\mathbf r$ toward the camera, and by how much depends on the unit of the rays. The rays
+# of a person 4 m away spread by a tenth or less (0.35 m / 4 m); so small a column is pulled a lot. The authors' code
+# therefore divides the rays by their root mean square, so that 0.01 means the same at every distance. That works for a
+# person in the *middle* of the crop's camera (theirs is turned toward the person). Far off the axis the mean is all
+# that the root mean square sees, and the spread, which the depth hangs on, is small again. So we shift before we scale:
+# rays minus their mean, over their spread. It is the view of a camera that looks at the person and has them fill its
+# picture, and equation 12.3 has the same form there, with $X_j - \bar x Z_j$ and $s Z_j$ in the place of $X_j$ and
+# $Z_j$. (The shift, and weights brought to a mean of 1, are our choice.)
 #
 # And in the first steps? A fresh network has both heads point at the middle of everything: size over size is 0/0, and
-# the solution may well lie behind the camera, where nothing can be learnt from pixels. The paper's code begins with
+# the solution may well lie behind the camera, where nothing can be learnt from pixels. The authors' code begins with
 # **weak perspective** for 500 steps, spread over spread, which is never negative.
 
 # %% tags=["export"]
@@ -702,7 +705,8 @@ assert errors["scaled"][0] < 10 < errors["scaled"][-1]
 
 # %% [markdown]
 # *What the ridge alone costs for somebody 4 m away, with perfect heads.* Somewhat off the axis is quite usual: a crop
-# at the edge of a wide picture.
+# at the edge of a wide picture. (The authors' code turns its cameras toward the person, and section 10 turns its
+# cameras, too; there only the augmentation's shift is left.)
 #
 # ### Joining the two
 #
@@ -885,11 +889,11 @@ print(f"{crops_in_a_batch} crops: {1000 * seconds:.0f} ms")
 # - $\mathcal L_\text{meanrel}$: both poses minus the mean of their labelled joints. Size, shape, direction.
 # - $\mathcal L_\text{proj}$: both projected, in pixels × 2.2 m / side, so that it has the weight of metres. It is
 #   counted where the label is 0.3 m or more before the camera and not far outside of the crop, and where the prediction
-#   is before the camera and in the crop (the paper's code).
+#   is before the camera and in the crop (the authors' code).
 # - $\mathcal L_\text{abs}$: as they are. Turned on after 5,000 steps, in fine-tuning as well.
 #
-# A mean runs over the three coordinates too, with equal weights. (For $\mathcal L_\text{abs}$ so in the paper's code;
-# for the rest it is our reading. Where we say "the paper's code" it is the authors' later, public version.)
+# A mean runs over the three coordinates too, with equal weights. (For $\mathcal L_\text{abs}$ so in the authors'
+# code; for the rest it is our reading.)
 #
 # ### Labels that aren't there
 #
@@ -902,8 +906,8 @@ print(f"{crops_in_a_batch} crops: {1000 * seconds:.0f} ms")
 LAMBDA_PROJ, LAMBDA_ABS, WEAK = 1.0, 0.1, 0.2  # ACAE §S2
 LATE = 5000  # steps before the absolute and the teacher loss are turned on, §S2
 FARTHEST = 10.0  # metres, "maximum effective distance", §S2
-CLOSEST = 0.3  # metres: labels nearer to the camera's plane than that aren't projected (the paper's code)
-FIELD_ENLARGED = 20  # strides: labels farther outside don't count (the paper's code)
+CLOSEST = 0.3  # metres: labels nearer to the camera's plane than that aren't projected (the authors' code)
+FIELD_ENLARGED = 20  # strides: labels farther outside don't count (the authors' code)
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -1007,7 +1011,7 @@ assert abs(lines["capped at 10 m"][-1] - 0.2 / 3) < 1e-4 and abs(lines["as it is
 #
 # ### What each loss sees
 #
-# One pose, wrong in four ways, each by 5 cm on average or so: moved sideways, moved along its ray, turned about the
+# One pose, wrong in four ways, each by 5 to 10 cm: moved sideways, moved along its ray, turned about the
 # vertical, joints moved at random.
 
 # %%
@@ -1063,8 +1067,8 @@ assert seen["sideways"]["mean-relative"] < 1e-6 and seen["along the ray"]["proje
 #
 # <details><summary>Hint</summary>
 #
-# `name.split("_")[0] == want` for every pair makes a table of truths; as floats, each row over its sum. A row of zeros
-# would be 0/0: that is the error to raise.
+# Begin with a table of truths: is this joint called so, without its skeleton? Then think of what its rows have to sum
+# to, and of the row that can't.
 # </details>
 
 # %% tags=["export"]
@@ -1200,6 +1204,8 @@ for name, change in cases.items():
 
 # %% [markdown]
 # ## 4 Consistency
+#
+# **A word first.** "Separate heads" are channels of one and the same 1 × 1 convolution: each skeleton has its own.
 #
 # **The question.** Train a head for each skeleton, 555 joints from 28 data sets, and each joint is learnt from its own
 # data set's pictures only. On any one picture the skeletons then disagree about one and the same person: a knee of one
@@ -1344,8 +1350,8 @@ def direct_loss(latents: Tensor, batch: Batch, supervision: Supervision, autoenc
 #
 # <details><summary>Hint</summary>
 #
-# `pose_loss(latents, target, valid, K, crop, after)` is (12.6). The target is the encoder's answer with `.detach()`;
-# valid (B, L) is true in the rows that count: `rows[:, None].expand(...)`.
+# `pose_loss` is (12.6). Which of its first two arguments is the label, and who takes that part here? In a row that
+# counts all latents are valid, in the others none.
 # </details>
 
 # %% tags=["export"]
@@ -1448,9 +1454,9 @@ plt.show()
 
 
 # %% [markdown]
-# *Three skeletons of one person: as they are, with 3 cm of noise a coordinate, and through the autoencoder.* A noise
-# that has nothing to do with bodies is cut to the share of the latents in the joints, or its root. (What separate heads
-# do wrong is not all of this kind: an error that they share stays.)
+# *Three skeletons of one person: as they are, with 3 cm of noise a coordinate, and through the autoencoder.* The
+# variance of a noise that has nothing to do with bodies is cut to 22/68, its deviation to the root of that. (What
+# separate heads do wrong is not all of this kind: an error that they share stays.)
 #
 # ## 5 Normalisation, and kernels that grow
 #
@@ -1477,8 +1483,8 @@ plt.show()
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum,
-# self.eps)` is BatchNorm, and updates what is stored when it trains.
+# PyTorch's function `batch_norm` is handed what is stored, and updates it when it trains. Once for each part, and the
+# answers in the old order.
 # </details>
 
 # %% tags=["export"]
@@ -1527,7 +1533,9 @@ print("as BatchNorm2d on each part")
 # The variance of a batch is the mean of the parts' variances *plus the variance of the parts' means*. A ghost batch
 # stores the first and never sees the second:
 #
-# $$\sigma^2 = \overline{\sigma_g^2} + \operatorname{var}(\mu_g). \tag{12.10}$$
+# $$\sigma^2 = \overline{\sigma_g^2} + \operatorname{var}(\mu_g) \tag{12.10}$$
+#
+# (mean and variance over the parts weighted by the parts' sizes).
 #
 # With examples in any order that is nearly the same. With the 2D-labelled examples in a part of their own it isn't: the
 # more the kinds differ, the more is missing. And in training each example was normalised by *its* part, whereas
@@ -1546,11 +1554,12 @@ for shift in shifts:
             layer(batch)
         stored[name].append(layer.running_var.sqrt().item())
 plots.curve(stored, x=shifts, xlabel="how far the 2D-labelled examples are off", ylabel="stored deviation")
-parts = (
-    torch.stack([part.mean() for part in x.split(32)]),
-    torch.stack([part.var(correction=0) for part in x.split(32)]),
-)
-assert abs(parts[1].mean() + parts[0].var(correction=0) - x.var(correction=0)) < 1e-4
+for sizes in ([32, 32, 32, 32], [96, 32]):
+    means = torch.stack([part.mean() for part in x.split(sizes)])
+    variances = torch.stack([part.var(correction=0) for part in x.split(sizes)])
+    share = torch.tensor(sizes) / len(x)  # each part's weight
+    between = (share * (means - (share * means).sum()).square()).sum()
+    assert abs((share * variances).sum() + between - x.var(correction=0)) < 1e-4
 assert stored["96 and 32"][-1] < 1.1 and stored["whole batch"][-1] > 1.8
 
 # %% [markdown]
@@ -1578,8 +1587,9 @@ plt.show()
 #
 # ### Kernels grow
 #
-# "With long trainings we noted that training in FP16 is unstable, as the activations tend to grow out of the
-# representable range." The paper's explanation (§S5) breaks off in mid-sentence; here is the whole of it.
+# "With long trainings we noted that training in 16-bit floating point (FP16) precision is unstable, as the activations
+# tend to grow out of the representable range." One sentence of the explanation (§S5) breaks off; here is what is
+# missing.
 #
 # A convolution whose output is normalised may be scaled by any $c > 0$, and nothing changes: $f(c\,\mathbf w) =
 # f(\mathbf w)$. Differentiate by $c$ at $c = 1$:
@@ -1660,10 +1670,10 @@ assert rows[0][1] == 0 and rows[-1][1] > 0.5 and rows[-1][2] == 1.0
 # is why we use it elsewhere; it pays with digits.)
 #
 # **The remedy** is a **max-norm constraint**: after each step a filter longer than a limit is cut back to it. By
-# (12.11) the network computes the same as before. The paper's code has 20 for the limit. That a *filter* is what is
-# measured, not a whole kernel, is our reading. Only convolutions with a norm behind them may be touched: for the rest,
-# such as the head, length means something. And not in inference mode, whose stored statistics belong to the kernel as
-# it was.
+# $f(c\,\mathbf w) = f(\mathbf w)$ the network computes the same as before. The authors' code has 20 for the limit. That
+# a *filter* is what is measured, not a whole kernel, is our reading. Only convolutions with a norm behind them may be
+# touched: for the rest, such as the head, length means something. And not in inference mode, whose stored statistics
+# belong to the kernel as it was.
 
 # %% tags=["export"]
 NORMS: dict[str, Norm] = {  # Table S4's three
@@ -1686,7 +1696,7 @@ def inference_norms(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def max_norm_(model: nn.Module, limit: float = 20.0) -> nn.Module:
     """In place: every filter of a convolution that a norm follows, (C, kh, kw) numbers, is shortened to the length
-    `limit` where it is longer. ACAE §S5; 20: the paper's code. To be called after each step."""
+    `limit` where it is longer. ACAE §S5; 20: the authors' code. To be called after each step."""
     for module in model.modules():
         if isinstance(module, ConvNormActivation):
             kernel = module[0].weight  # (C', C, kh, kw)
@@ -1716,7 +1726,7 @@ assert longest < 20.001 and off < 1e-2
 # into a batch? Shuffle everything together, and the small sets, often the ones with the rarest poses, drown. Give each
 # set the same share, and the small ones are seen until the network knows them by heart.
 #
-# **The idea** (S2, Table S1). The number of examples *per batch* is fixed for each data set, by hand: larger sets get
+# **The idea** (§S2, Table S1). The number of examples *per batch* is fixed for each data set: larger sets get
 # more, "but not linearly". A batch is always 96 examples with 3D labels and 32 with 2D ones. Here is the whole table:
 
 # %% tags=["export"]
@@ -1760,6 +1770,7 @@ for ax, (name, counts) in zip(axes, BATCHES.items(), strict=True):
 for kind, colour in COLOURS.items():
     axes[1].barh(0, 0, color=colour, label=kind)
 axes[1].legend(frameon=False, loc="lower right")
+plt.show()
 
 # %% [markdown]
 # *Table S1, drawn.* Small is one data set of each kind, a third of the 3D examples each. The 2D part never changes: the
@@ -1768,7 +1779,7 @@ axes[1].legend(frameon=False, loc="lower right")
 # ### How often is an example seen?
 #
 # The supplement prints no sizes of the data sets, so its rule can't be checked, but for one: "200k composited images
-# for MuCo-3DHP" (S3). A data set of $N$ examples that gives $n$ to each batch is through after $N / n$ batches:
+# for MuCo-3DHP" (§S3). A data set of $N$ examples that gives $n$ to each batch is through after $N / n$ batches:
 
 # %%
 STEPS, MUCO = 400_000, 200_000
@@ -1827,6 +1838,7 @@ for axis in (ax.xaxis, ax.yaxis):
     axis.set_ticks([], minor=True)
 ax.set(xlim=(0.002, 1), ylim=(0.02, 1))
 ax.legend(frameon=False)
+plt.show()
 
 
 # %% [markdown]
@@ -1838,7 +1850,7 @@ ax.legend(frameon=False)
 # ### Queues
 #
 # "We set up one queue per dataset that iterates over epochs of that dataset, then we interleave the streams and chunk
-# it into batches (as opposed to independently sampling each batch)" (S2). In pictures:
+# it into batches (as opposed to independently sampling each batch)" (§S2). In pictures:
 #
 # ```
 # queue A   a7 a2 a9 a1 … | a4 a9 a2 …      one epoch, shuffled | the next, shuffled anew
@@ -1852,15 +1864,15 @@ ax.legend(frameon=False)
 #
 # $$\Bigl|\,\text{taken}_d(m) - \frac{m\, n_d}{N}\,\Bigr| < 1 \quad \text{for all } m \text{ and } d.$$
 #
-# Why care, if a batch is a whole round anyway? Because a batch is shared out: to processes, to parts of accumulation,
-# to groups of 16 in Ghost BN. A contiguous piece of an even stream is a small copy of the whole.
+# Why care, if a batch is a whole round anyway? Because a batch is shared out: to processes, to parts of accumulation.
+# A contiguous piece of an even stream is a small copy of the whole.
 #
 # Such an order always exists, and a simple rule finds it. Number the examples of a set 0, 1, …: the $k$-th one may
 # come from place $k N / n_d$ on, and is *due* before place $(k + 1) N / n_d$. At each place look at those that may
 # come, and take the one that is due first. Someone may always come: were all sets ahead of their shares at place $m$,
-# they had taken more than $m$ examples together. And nobody comes too late: that is what Tijdeman (1980) proved of
-# such rules, for parties that take turns in the chair of a union of states. (The authors' code goes round-robin; the
-# rule is our choice.)
+# they would have taken more than $m$ examples together. And nobody comes too late: that is what Tijdeman (1980) proved
+# of such rules, for states that take turns in the chair of their union. (The authors' code goes round-robin; the rule
+# is our choice.)
 #
 # ### Exercise 12.6 — interleave the queues  ●●○ (12 min)
 #
@@ -1881,7 +1893,7 @@ def interleave(counts: Mapping[str, int]) -> list[str]:
     """The order in which one round of a batch takes from the queues: names, each as often as `counts` says.
 
     After m of the N places each data set has had less than one example more or fewer than m * count / N. Of those that
-    may come, the one that is due first; of equals, the first in `counts`. ACAE S2; the rule is our choice."""
+    may come, the one that is due first; of equals, the first in `counts`. ACAE §S2; the rule is our choice."""
     raise TODO
 
 
@@ -1897,7 +1909,7 @@ for name, counts in BATCHES.items():
     due = np.arange(1, total + 1)[:, None] / total * list(counts.values())
     rows[name] = np.abs(taken - due).max()
     weak = np.array([KIND[one] == "2D" for one in order]).reshape(8, 16).sum(1)
-    print(f"{name:7s} at most {rows[name]:.2f} examples off; with 2D labels in the groups of 16: {weak}")
+    print(f"{name:7s} at most {rows[name]:.2f} examples off; with 2D labels in the pieces of 16: {weak}")
 assert max(rows.values()) < 1
 
 # %%
@@ -1918,7 +1930,7 @@ ax.spines[:].set_visible(False)
 # ### A stream that needs no memory
 #
 # "We precisely control the random seeds, which guarantees that bitwise equal batches are fed to each training run,
-# improving comparability" (S2). One can carry 32 queues along and store their state with every checkpoint. It is
+# improving comparability" (§S2). One can carry 32 queues along and store their state with every checkpoint. It is
 # simpler to have **no state at all**. Example number $p$ of the whole stream is in round $\lfloor p / N \rfloor$ at
 # place $p \bmod N$; that gives the data set, and how many examples of it came before; *that* number, divided by the
 # size of the set, gives the epoch and the place in it; and the epoch's order is a permutation that depends on the seed,
@@ -1978,7 +1990,7 @@ def check_queues(datasets: Datasets, counts: Counts) -> None:
 
 # %% tags=["export"]
 class QueueStream:
-    """Batches out of several data sets: a shuffled queue of epochs for each, interleaved, chunked. ACAE S2.
+    """Batches out of several data sets: a shuffled queue of epochs for each, interleaved, chunked. ACAE §S2.
 
     datasets: {name: {key: tensor (N, ...)}}, all alike. counts: how many examples of each go into a round; a batch is
     one or more rounds. transform(one, generator): an example as a batch of one -> the same, augmented. Batches have the
@@ -2019,8 +2031,9 @@ class QueueStream:
 
 
 # %% [markdown]
-# Losses and Ghost BN want the examples with 3D labels together, those with 2D labels behind them. That is for the loss
-# to do, after the batch was shared out:
+# Ghost BN by kind wants the examples with 3D labels together, those with 2D labels behind them. That is for the loss
+# to do, after the batch was shared out. Parts of 16 are then of one kind: six of 3D, two of 2D. (The paper doesn't say
+# how it orders them.)
 
 # %% tags=["export"]
 def labelled_first(batch: Batch, weak: Tensor) -> Batch:
@@ -2133,7 +2146,7 @@ print(f"independently chosen places: {composition.mean():.1f} ± {composition.st
 # at $2.12e-4$ and exponentially decays by a factor of 3 over 92 % of training, then drops by a factor of 10 and then
 # further decays exponentially by a factor of 3 until the end". The fine-tuning, with two rates at once: the head is
 # restarted warm, at the full rate, "in order to ensure that the regularization loss can take effect, without disrupting
-# the already mostly converged weights of the backbone". Its drop comes "at 50 %". The backbone "repeats the last,
+# the already mostly converged weights of the backbone". Its drop comes "at 50 %". The backbone repeats "the last,
 # decaying segment of the initial schedule". What is that in numbers?
 #
 # **The idea.** One formula does all three, with the place $\delta$ of the drop as its only parameter. With $s$ the
@@ -2145,7 +2158,7 @@ print(f"independently chosen places: {composition.mean():.1f} ± {composition.st
 #
 # With $\delta = 0$ nothing but the last segment is left: from $b/30$ to $b/90$.
 #
-# ### Exercise 12.7 — the schedule  ●●○ (8 min)
+# ### Exercise 12.7 — the schedule  ●○○ (8 min)
 #
 # <details><summary>Hint 1</summary>
 #
@@ -2190,6 +2203,7 @@ for part, colour in (("head", "C3"), ("backbone", "C0")):
 ax.axvspan(400, 440, color="k", alpha=0.05)
 ax.set(yscale="log", xlabel="thousand steps", ylabel="learning rate", xlim=(0, 445))
 ax.legend(frameon=False, loc="lower left")
+plt.show()
 
 # %% [markdown]
 # *Figure S1, from the formula. Grey: the 40,000 steps of fine-tuning; the head starts at full rate, 30 times the
@@ -2261,7 +2275,7 @@ for step in (0, 19_999, 20_000, 39_999):
 
 # %% tags=["export"]
 def weight_decay(steps: int = 400_000, peak: float = PEAK) -> float:
-    """AdamW's factor in ACAE's code: 3e-3 / sqrt(steps) / peak. In fine-tuning `steps` stays the initial training's."""
+    """AdamW's factor: 3e-3 / sqrt(steps) / peak (the authors' code). In fine-tuning `steps` stays the initial one's."""
     return 3e-3 / math.sqrt(steps) / peak
 
 
@@ -2278,11 +2292,13 @@ assert math.isclose(logarithm, -3e-3 * math.sqrt(STEPS) * mean_factor, rel_tol=1
 #
 # **The question.** With dozens of data sets come dozens of kinds of mistakes: a wrist that the annotation software
 # lost, a thousand frames of somebody who stands still, a studio's green wall behind every example, a camera that
-# nobody calibrated. What is done before an example may join a queue? (S3; thresholds and probabilities are from the
+# nobody calibrated. What is done before an example may join a queue? (§S3; thresholds and probabilities are from the
 # authors' code where it has them, else our choices.)
 #
 # Some of it is plain work, which the paper lists and we don't repeat: boxes by YOLOv4 and masks by DeepLabv3 where a
 # set has none; all cameras of 3DHP, the HD ones of CMU-Panoptic; 200,000 composited pictures for MuCo-3DHP.
+#
+# Sections 10 and 11 use none of it: what is built here is tried out here.
 #
 # For this section we need people who move. The course's own motions (chapter 02's body, its first 22 joints):
 
@@ -2290,8 +2306,8 @@ assert math.isclose(logarithm, -3e-3 * math.sqrt(STEPS) * mean_factor, rel_tol=1
 from course_lib.data.poses import Skeleton
 from course_lib.data.sequences import sample_sequence
 
-BONES = [(Skeleton.of().parents[joint], joint) for joint in range(1, 22)]
-JUDGED = [bone for bone in BONES if bone[1] not in (13, 14)]  # without the collars
+BODY_BONES = [(Skeleton.of().parents[joint], joint) for joint in range(1, 22)]
+JUDGED = [bone for bone in BODY_BONES if bone[1] not in (13, 14)]  # without the collars
 
 
 def motion(kind, frames, seed):
@@ -2315,7 +2331,7 @@ def motion(kind, frames, seed):
 def plausible(points: Tensor, bones: Sequence[tuple[int, int]], factor: float = 1.4) -> Tensor:
     """Examples of one data set (N, J, 3), NaN where a joint is missing -> (N,) bool: all bones have likely lengths.
 
-    A bone, a pair of joints, may be `factor` times longer or shorter than its median over the examples. ACAE S3; the
+    A bone, a pair of joints, may be `factor` times longer or shorter than its median over the examples. ACAE §S3; the
     rule is our choice."""
     if factor <= 1:
         raise ValueError(f"factor is {factor}: give more than 1, or no two people may differ")
@@ -2372,6 +2388,7 @@ ticks = [0.5, 0.7, 1, 1.4, 2]
 ax.set(xlabel="the bone that is furthest from typical, as a multiple", ylabel="examples")
 ax.set_xticks(np.log2(ticks), ticks)
 ax.legend(frameon=False)
+plt.show()
 
 
 # %% [markdown]
@@ -2387,16 +2404,17 @@ ax.legend(frameon=False)
 # <details><summary>Hint</summary>
 #
 # One loop over the frames. Compare with `points[kept[-1]]`, not with the frame before: somebody who moves slowly has
-# to come through, too. The first frame is always kept.
+# to come through, too. The first frame is always kept (of no frames, none).
 # </details>
 
 # %% tags=["export"]
 @exercise("12.8")
 def thin(points: Tensor, reach: float = 0.1) -> list[int]:
-    """The frames of a motion (T, J, 3), metres, that are worth keeping: numbers, ascending, the first always.
+    """The frames of a motion (T, J, 3), metres, that are worth keeping: numbers, ascending, the first always (of no
+    frames, none).
 
     A frame is kept where some joint is `reach` or more from where it was in the last frame that was kept. Joints that
-    are missing (NaN) have no say. ACAE's code: 100 mm."""
+    are missing (NaN) have no say. The authors' code: 100 mm."""
     raise TODO
 
 
@@ -2431,10 +2449,10 @@ ax.tick_params(axis="y", length=0)
 # and that is the point): something is pasted **in front**, so that the network learns to guess hidden joints, and where
 # the data set has a person mask, the **background** is exchanged. The authors' code occludes half of the examples with
 # 3D labels, 70 % of those with 2D labels, and swaps 70 % of the backgrounds. Sizes and places are our choice. (It also
-# turns by up to 20°, scales by 25 %, shifts by 10 %, mirrors, and changes colours: chapter 07's kind of augmentation.)
+# turns, scales, shifts and mirrors: section 10.)
 
 # %% tags=["export"]
-OCCLUDED, OCCLUDED_2D, SWAPPED = 0.5, 0.7, 0.7  # ACAE's code: chances of an occluder, and of another background
+OCCLUDED, OCCLUDED_2D, SWAPPED = 0.5, 0.7, 0.7  # The authors' code: chances of an occluder, and of another background
 
 
 def on_background(image: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
@@ -2465,7 +2483,7 @@ def augmented_picture(
 ) -> Tensor:
     """A picture (3, H, W), perhaps before another of the backgrounds (M, 3, H, W), perhaps behind a cutout.
 
-    alpha (H, W): the person's mask, or None: no swap. weak: a data set with 2D labels. ACAE's code."""
+    alpha (H, W): the person's mask, or None: no swap. weak: a data set with 2D labels. The authors' code."""
     chances = torch.rand(2, generator=generator)
     number = int(torch.randint(len(backgrounds), (), generator=generator))
     if alpha is not None and chances[0] < SWAPPED:
@@ -2483,7 +2501,7 @@ from course_lib.chapters.rendering import rasterize, shade
 from course_lib.data.objects import sample_object
 from course_lib.data.worlds import render_samples
 
-SIDE = pick(smoke=32, laptop=160)
+PICTURE_SIDE = pick(smoke=32, laptop=160)
 
 
 def drawn_object(seed, side):
@@ -2501,12 +2519,13 @@ def drawn_object(seed, side):
 
 
 # %%
-cutouts = torch.stack([drawn_object(seed, SIDE) for seed in range(pick(smoke=2, laptop=8))])
+cutouts = torch.stack([drawn_object(seed, PICTURE_SIDE) for seed in range(pick(smoke=2, laptop=8))])
 
 
 def pictures(world, number, formats=("coco17",)):
     """Some scenes of a world."""
-    return [next(render_samples(world, "train", 0, i, (SIDE, SIDE), formats=formats)) for i in range(number)]
+    size = (PICTURE_SIDE, PICTURE_SIDE)
+    return [next(render_samples(world, "train", 0, i, size, formats=formats)) for i in range(number)]
 
 
 indoors = torch.stack([torch.tensor(one.image) for one in pictures("general-nopeople", pick(smoke=2, laptop=6))])
@@ -2542,7 +2561,7 @@ plots.show_images([sheet], height=4.6)
 #    01) over all joints of all frames, again and again, each frame weighted by how well it fits (a frame that is off by
 #    $r$ counts $1 / (1 + (r / \text{median})^2)$). The network's depth, its weakest number, has no say.
 # 2. **Translation.** With a guess for the focal length, each joint gives two equations that are linear in $t$: least
-#    squares, as for the absolute pose in this chapter's heads.
+#    squares, equation 12.3 unweighted.
 # 3. **Everything**, focal length included: the reprojection error in pixels, under a loss that grows like $|r|$ instead
 #    of $r^2$ for large ones, by scipy. Outliers pull, but not harder for being further away.
 
@@ -2588,7 +2607,7 @@ def check_sightings(world: Tensor, predicted: Tensor, pixels: Tensor) -> None:
 def calibrate_camera(
     world: Tensor, predicted: Tensor, pixels: Tensor, size: tuple[int, int], robust: bool = True
 ) -> Camera:
-    """The camera, focal length included, that sees people whose poses are known. After ACAE S3; the method is ours.
+    """The camera, focal length included, that sees people whose poses are known. After ACAE §S3; the method is ours.
 
     world (N, J, 3): joints in the world, metres. predicted (N, J, 3), pixels (N, J, 2): what a pose network makes of
     the new camera's pictures of `size` (H, W), metres up to scale, pixels. The middle of the picture is taken for the
@@ -2634,14 +2653,14 @@ rng, PICTURE = np.random.default_rng(0), (720, 1280)
 walks = [motion("wandering", 100, seed)[::5] for seed in range(pick(smoke=4, laptop=24))]
 walks = [walk + torch.tensor(rng.uniform(-1.5, 1.5, 3) * (1, 0, 1)) for walk in walks]
 world = torch.cat(walks)  # (N, 22, 3)
-true = Camera.look_at((2.6, 1.5, 3.4), (0, 0.9, 0), focal=1100.0, size=PICTURE).to(torch.float64)
+camera = Camera.look_at((2.6, 1.5, 3.4), (0, 0.9, 0), focal=1100.0, size=PICTURE).to(torch.float64)
 
 
 def camera_errors(found):
     """How far a camera is off: degrees, millimetres, and the focal length in percent."""
-    turn = Rotation.from_matrix((found.R @ true.R.mT)[0].numpy()).magnitude()
-    away = (found.center - true.center).norm().item()
-    return math.degrees(turn), 1000 * away, 100 * abs(found.K[0, 0, 0] / true.K[0, 0, 0] - 1).item()
+    turn = Rotation.from_matrix((found.R @ camera.R.mT)[0].numpy()).magnitude()
+    away = (found.center - camera.center).norm().item()
+    return math.degrees(turn), 1000 * away, 100 * abs(found.K[0, 0, 0] / camera.K[0, 0, 0] - 1).item()
 
 
 # %%
@@ -2651,7 +2670,7 @@ for trial in range(pick(smoke=2, laptop=9)):
     for amount in AMOUNTS:
         rng = np.random.default_rng((trial, amount))
         poses = world[rng.permutation(len(world))[:amount]]
-        said = imagined_predictions(true, poses, PICTURE, rng)
+        said = imagined_predictions(camera, poses, PICTURE, rng)
         for robust in (True, False):
             found = calibrate_camera(poses, *said, PICTURE, robust)
             errors[robust, amount].append(camera_errors(found))
@@ -2673,6 +2692,7 @@ for column, (ax, label) in enumerate(zip(axes, ("rotation off by, degrees", "pos
         axis.set_ticks(places, [f"{place:g}" for place in places])
         axis.set_ticks([], minor=True)
 axes[0].legend(frameon=False)
+plt.show()
 
 
 # %% [markdown]
@@ -2684,7 +2704,7 @@ axes[0].legend(frameon=False)
 # ## 9 How it is measured
 #
 # **The question.** "81.8 mm on MuPoTS-3D": of which joints, relative to what, averaged over whom? Two papers can print
-# different numbers for the same predictions. Here are this paper's rules (S4; details from the authors' evaluation
+# different numbers for the same predictions. Here are this paper's rules (§S4; details from the authors' evaluation
 # code), all of them in `course_lib.metrics`:
 #
 # | | what it is | |
@@ -2716,7 +2736,7 @@ axes[0].legend(frameon=False)
 def correct_pose_score(prediction: Tensor, target: Tensor, root: int, threshold: float = 0.2) -> Tensor:
     """1.0 where the worst joint of a pose, relative to the root joint, is nearer than the threshold, 0.0 elsewhere.
 
-    prediction, target (B, J, 3) metres -> (B,) float. CPS200 is threshold 0.2. ACAE S4."""
+    prediction, target (B, J, 3) metres -> (B,) float. CPS200 is threshold 0.2. ACAE §S4."""
     raise TODO
 
 
@@ -2750,7 +2770,7 @@ for ax, pose, title in zip(
     axes, (trembling, one_arm), ("all a little wrong: counts", "one arm wrong: doesn't"), strict=True
 ):
     for points, colour, width in ((person[0], "0.7", 5), (pose[0], "C3", 2)):
-        for a, b in BONES:
+        for a, b in BODY_BONES:
             ax.plot(points[[a, b], 0], points[[a, b], 1], color=colour, lw=width, solid_capstyle="round")
     ax.set(title=title, aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -2798,7 +2818,7 @@ assert disparity < 1e-12 and metrics.pa_mpjpe(mirrored[None], person).item() > 2
 # %% [markdown]
 # ### Two protocols of MuPoTS-3D
 #
-# MuPoTS-3D is twenty videos with several people each. S4 has two ways to average, and both are called MPJPE:
+# MuPoTS-3D is twenty videos with several people each. §S4 has two ways to average, and both are called MPJPE:
 #
 # - **main evaluations**: poses as predicted, in metres; the mean over **all matched poses**;
 # - **Table 4**, to compare with others: each predicted bone is brought to its true length first, and the mean is taken
@@ -2816,7 +2836,7 @@ assert disparity < 1e-12 and metrics.pa_mpjpe(mirrored[None], person).item() > 2
 def pooled(errors: Tensor, sequences: Sequence[str]) -> tuple[float, float]:
     """The mean over all poses, and the mean over sequences of each sequence's mean: errors (N,), a name for each.
 
-    ACAE S4: the first in its main evaluations, the second in its Table 4."""
+    ACAE §S4: the first in its main evaluations, the second in its Table 4."""
     raise TODO
 
 
@@ -2900,6 +2920,7 @@ ax.axhline(over_poses, color="C0", label="mean over all poses: the area")
 ax.axhline(over_sequences, color="C3", ls="--", label="mean over sequences: every bar counts once")
 ax.set(xlabel="matched poses, sequence after sequence", ylabel="MPJPE, mm", ylim=(0, 1.75 * as_predicted.mean()))
 ax.legend(frameon=False, loc="upper right")
+plt.show()
 
 # %% [markdown]
 # *Each bar is a sequence, as wide as it has poses.* The four numbers of the table are all "MPJPE on MuPoTS". Bringing
@@ -2931,8 +2952,9 @@ assert mpjpes[0] > mpjpes[1] > mpjpes[2]
 #
 # ### The paper's tables as data
 #
-# Tables S2, S3 and S4: 25 rows of four benchmarks with four metrics. Each row's name is its stage (separate heads, or
-# fine-tuned for consistency) and its setting.
+# Tables S2, S3 and S4: 25 rows of four benchmarks with four metrics. A row begins with its name: in S2 the stage
+# (separate heads, or fine-tuned for consistency) and the length of training, in S3 the length of the fine-tuning, in S4
+# the stage, how training ends, and the norm.
 
 # %% tags=["export"]
 BENCHMARKS = ("MuPoTS-3D", "3DPW", "MPI-INF-3DHP", "Human3.6M")
@@ -3048,9 +3070,9 @@ for stage in ("separate", "consistent"):
 # %% [markdown]
 # So "the Ghost BN options tend to perform better" needs its condition: *with* the fine-tuning in inference mode.
 # Without it both are worse than plain BN in MPJPE, the 3D/2D split by far. Plain BN doesn't need those steps; they
-# cost it half a millimetre. With them, groups of 16 are 1.0 mm (separate) and 1.3 mm (consistent) better than plain
-# BN, and not better in CPS200; the 3D/2D split gains only after the consistency fine-tuning. "The differences are not
-# very large", says the paper, and there is one run per cell.
+# cost it not quite half a millimetre. With them, groups of 16 are 1.0 mm (separate) and 1.3 mm (consistent) better than
+# plain BN, and not better in CPS200; the 3D/2D split gains only after the consistency fine-tuning. "The differences are
+# not very large", says the paper, and there is one run per cell.
 
 # %% [markdown]
 # ## 10 Thirty-two data sets in miniature
@@ -3068,8 +3090,8 @@ for stage in ("separate", "consistent"):
 # %% [markdown]
 # First the configuration, which data and runs share. The paper's: 400,000 + 40,000 steps of 128 crops of 256 pixels,
 # with a stride of 32: $8 \times 8$ cells. Ours has crops of 64 and a stride of 8, so that there are $8 \times 8$ cells
-# here, too, a backbone of the same blocks with half a million weights, and the twelve formats of chapter 11's
-# autoencoder.
+# here, too, a backbone of the same blocks with a quarter of a million weights (0.7 million with the head), and the
+# twelve formats of chapter 11's autoencoder.
 
 # %% tags=["export"]
 NETWORK_FORMATS = acae_skeletons.FORMATS  # whose joints the network predicts: those that chapter 11's autoencoder knows
@@ -3083,7 +3105,7 @@ LOSSES = ("separate", "internal", "regularised", "direct", "hybrid")
 @dataclass(frozen=True)
 class Augmentation:
     """degrees: largest turn; scale, shift: largest change as shares of the size; flip: chance; colour: of a channel's
-    brightness. The paper's code; colour is our choice."""
+    brightness. The authors' code; colour is our choice."""
 
     degrees: float = 20.0
     scale: float = 0.25
@@ -3225,7 +3247,7 @@ for ax, (name, rows_of) in zip(axes.flat, sets.items(), strict=False):
 # Turning, zooming or shifting a crop is turning, zooming or shifting a *camera*. If picture, camera and joints change
 # together, the labels stay exact: with the rotation $R$ about the axis and the new camera $K'$, a pixel $\mathbf p'$
 # of the new picture shows what $K R^\top K'^{-1}\,\mathbf p'$ showed in the old one, and a joint $\mathbf x$ is at
-# $R\,\mathbf x$. Mirroring also swaps the names: a left wrist becomes a right one. The paper's code turns by ±20°,
+# $R\,\mathbf x$. Mirroring also swaps the names: a left wrist becomes a right one. The authors' code turns by ±20°,
 # scales by ±25 %, shifts by ±10 %, and mirrors half of the time; colours ±15 % are ours. Each example also draws
 # $\mathrm{mix}$, MeTRAbs' random weight of its two heads.
 
@@ -3558,15 +3580,15 @@ for name, one in CONFIGS.items():
 
 # %% [markdown]
 # (*late*: the steps after which the absolute loss comes in. 5,000 are an eightieth of the paper's run and an eighth of
-# its fine-tuning; a run as short as ours needs a tenth of its steps until poses are good enough. 378 of our joints,
-# 555 of the paper's.)
+# its fine-tuning; short runs such as ours take a fifteenth to a tenth of theirs, until poses are good. 378 of our
+# joints, 555 of the paper's.)
 #
 # **The start.** The paper begins with weights from ImageNet. Our stand-in is a backbone that has seen people before:
 # all those of `scan`, with SMPL's skeleton, for 4,000 steps (`course ship 12.backbone`). Where it isn't there yet,
 # training begins with random weights, and stays near the mean pose for long.
 #
 # **The switch**: `"train"` trains here and now, for some minutes; `"load"` takes what comes with the course, the same
-# code trained for longer. If that isn't there yet, the cell says so and trains.
+# code trained for longer. If that isn't there yet, a later cell says so and trains.
 
 # %%
 from course_lib import shipped
@@ -3929,11 +3951,10 @@ if summaries["ghost_bn"]:
             print(f"{stage:11s} {arm:16s}{mean:9.1f} ±{spread:5.1f}{theirs:12.1f}")
 
 # %%
-for name, first, second in (("ghost_bn", "frozen", "live"),):
-    for group in GROUPS if summaries[name] else ():
-        pair = [summaries[name][f"{mode} {group}"]["separate mpjpe"] for mode in (first, second)]
-        word = "beyond" if study.beyond_spread(*pair) else "within"
-        print(f"{group:8s} inference mode changes MPJPE by {pair[0][0] - pair[1][0]:+.1f} mm, {word} the spread")
+for group in GROUPS if summaries["ghost_bn"] else ():
+    pair = [summaries["ghost_bn"][f"{mode} {group}"]["separate mpjpe"] for mode in ("frozen", "live")]
+    word = "beyond" if study.beyond_spread(*pair) else "within"
+    print(f"{group:8s} inference mode changes MPJPE by {pair[0][0] - pair[1][0]:+.1f} mm, {word} the spread")
 names_of_mixtures = list(summaries["mixture"])
 for one, other in zip(names_of_mixtures, names_of_mixtures[1:], strict=False):
     pair = [summaries["mixture"][name]["separate mpjpe"] for name in (other, one)]
@@ -3963,7 +3984,8 @@ job = launch.job("acae_training", "smoke", parallel="ddp") if scale() == "smoke"
 job.plan()
 
 # %% [markdown]
-# The paper's days include the fine-tuning, ours are the first phase's at an assumed utilisation. (The counter takes
+# We take the paper's days to include the fine-tuning; ours are the first phase's at an assumed utilisation. (The
+# counter takes
 # the backward pass of a depthwise convolution for a full one. Three times the forward pass would be nearer the truth;
 # so the FLOPs of training, the days and the paper's utilisation are upper bounds.) And on eight A100, as they stand in
 # a cluster today. The weights are few enough for plain data parallelism, and there is a reason to take it: DDP sends
@@ -3983,8 +4005,8 @@ print(job.script(data=["data/studio", "data/wild", "data/scan"], out=f"runs/{job
 
 # %% [markdown]
 # Eight processes take 16 examples each, and a contiguous piece of the interleaved stream has 12 with 3D labels and 4
-# with 2D. BatchNorm *inside* a process then is Ghost BN 16, whether one wants it or not; what the paper studies on one
-# GPU is what everybody does on eight. The share of Ghost BN by kind, (96, 32), becomes (12, 4) there: another setting.
+# with 2D. BatchNorm *inside* a process then is a *mixed* Ghost BN 16, whether one wants it or not; on one GPU ours has
+# pure parts. The share of Ghost BN by kind, (96, 32), becomes (12, 4) there: another setting.
 #
 # A launch runs the course's code, not the learner's cells. It precomputes crops of every person in the given folders
 # (one world each) and queues them as section 10 does; for those, whose formats have 378 joints and not 555, give
@@ -3996,7 +4018,8 @@ print(job.script(data=["data/studio", "data/wild", "data/scan"], out=f"runs/{job
 # - Many data sets are many teachers who disagree about what a hip is. Give each its own head, and let none of them see
 #   the others' labels.
 # - Separate heads are each as good as their data, and inconsistent with each other where only depth could tell.
-# - To ask that every pose can be made from few latent points costs one term in the loss, and nothing in accuracy.
+# - To ask that every pose can be made from few latent points costs one term in the loss, and on average over the
+# paper's benchmarks no accuracy.
 # - A contiguous piece of an evenly interleaved stream is a small copy of the whole; a stream without memory resumes
 #   anywhere, on any number of workers, to the last bit.
 # - Fine-tune the head warm and the backbone cold: what has converged stays, what is new can move.
@@ -4007,13 +4030,16 @@ print(job.script(data=["data/studio", "data/wild", "data/scan"], out=f"runs/{job
 #
 # ## What the paper leaves open
 #
-# The rule behind Table S1's counts, and the sizes of the data sets. Which backbone Tables S2 to S4 are of. How
-# implausible a bone must be to be dropped. Whether "without fine-tuning in inference mode" also holds for the initial
-# training of the fine-tuned rows (our study: yes). Whether AdamW was used: weight decay, $\varepsilon$, max-norm 20
-# and the augmentation are only in the code. The spread over seeds: each number is one run.
+# The rule behind Table S1's counts, and the sizes of the data sets. Which backbone Tables S2 to S4 are of. Whether its
+# days include the fine-tuning. How implausible a bone must be to be dropped. Whether "without fine-tuning in inference
+# mode" also holds for the initial training of the fine-tuned rows. Whether AdamW was used:
+# weight decay, $\varepsilon$, max-norm 20 and the augmentation are only in the code. The spread over seeds: each number
+# is one run.
 #
 # ## Where to read on
 #
+# - I. Sárándi, A. Hermans and B. Leibe, *Learning 3D human pose estimation from dozens of datasets using a
+#   geometry-aware autoencoder to bridge between skeleton formats*, WACV 2023: the paper.
 # - I. Sárándi, T. Linder, K. O. Arras and B. Leibe, *MeTRAbs: metric-scale truncation-robust heatmaps for absolute 3D
 #   human pose estimation*, T-BIOM 2021: the network.
 # - I. Sárándi and G. Pons-Moll, *Neural localizer fields for continuous 3D human pose and shape estimation*, NeurIPS
@@ -4022,6 +4048,7 @@ print(job.script(data=["data/studio", "data/wild", "data/scan"], out=f"runs/{job
 # - M. Tan and Q. V. Le, *EfficientNetV2: smaller models and faster training*, ICML 2021.
 # - E. Hoffer, I. Hubara and D. Soudry, *Train longer, generalize better*, NIPS 2017; C. Summers and M. J. Dinneen,
 #   *Four things everyone should know to improve batch normalization*, ICLR 2020: Ghost BN.
+# - R. Tijdeman, *The chairman assignment problem*, Discrete Mathematics 32, 1980: even sequences.
 # - T. van Laarhoven, *L2 regularization versus batch and weight normalization*, 2017: why kernels grow.
 
 # %%

@@ -212,7 +212,7 @@ def start(module: nn.Module) -> None:
 @dataclass(frozen=True)
 class Crop:
     """The square picture that the network sees: its side and the network's stride in pixels, and the side in metres of
-    the box in which it measures a person (the paper's code: 256, 32, 2.2)."""
+    the box in which it measures a person (the authors' code: 256, 32, 2.2)."""
 
     side: int = 256
     stride: int = 32
@@ -399,8 +399,8 @@ class MetrabsNet(nn.Module):
 LAMBDA_PROJ, LAMBDA_ABS, WEAK = 1.0, 0.1, 0.2  # ACAE §S2
 LATE = 5000  # steps before the absolute and the teacher loss are turned on, §S2
 FARTHEST = 10.0  # metres, "maximum effective distance", §S2
-CLOSEST = 0.3  # metres: labels nearer to the camera's plane than that aren't projected (the paper's code)
-FIELD_ENLARGED = 20  # strides: labels farther outside don't count (the paper's code)
+CLOSEST = 0.3  # metres: labels nearer to the camera's plane than that aren't projected (the authors' code)
+FIELD_ENLARGED = 20  # strides: labels farther outside don't count (the authors' code)
 
 
 # Chapter 12, section "Labels that aren't there"
@@ -667,7 +667,7 @@ def inference_norms(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def max_norm_(model: nn.Module, limit: float = 20.0) -> nn.Module:
     """In place: every filter of a convolution that a norm follows, (C, kh, kw) numbers, is shortened to the length
-    `limit` where it is longer. ACAE §S5; 20: the paper's code. To be called after each step."""
+    `limit` where it is longer. ACAE §S5; 20: the authors' code. To be called after each step."""
     for module in model.modules():
         if isinstance(module, ConvNormActivation):
             kernel = module[0].weight  # (C', C, kh, kw)
@@ -723,7 +723,7 @@ def interleave(counts: Mapping[str, int]) -> list[str]:
     """The order in which one round of a batch takes from the queues: names, each as often as `counts` says.
 
     After m of the N places each data set has had less than one example more or fewer than m * count / N. Of those that
-    may come, the one that is due first; of equals, the first in `counts`. ACAE S2; the rule is our choice."""
+    may come, the one that is due first; of equals, the first in `counts`. ACAE §S2; the rule is our choice."""
     total, taken, order = sum(counts.values()), dict.fromkeys(counts, 0), []
     for place in range(total):
         ready = [name for name in counts if taken[name] * total <= place * counts[name]]
@@ -785,7 +785,7 @@ def check_queues(datasets: Datasets, counts: Counts) -> None:
 
 # Chapter 12, section "A stream that needs no memory"
 class QueueStream:
-    """Batches out of several data sets: a shuffled queue of epochs for each, interleaved, chunked. ACAE S2.
+    """Batches out of several data sets: a shuffled queue of epochs for each, interleaved, chunked. ACAE §S2.
 
     datasets: {name: {key: tensor (N, ...)}}, all alike. counts: how many examples of each go into a round; a batch is
     one or more rounds. transform(one, generator): an example as a batch of one -> the same, augmented. Batches have the
@@ -868,7 +868,7 @@ INITIAL, FINE_TUNE_HEAD, FINE_TUNE_BACKBONE = (PartSchedule(part) for part in DR
 
 # Chapter 12, section "Decoupled weight decay"
 def weight_decay(steps: int = 400_000, peak: float = PEAK) -> float:
-    """AdamW's factor in ACAE's code: 3e-3 / sqrt(steps) / peak. In fine-tuning `steps` stays the initial training's."""
+    """AdamW's factor: 3e-3 / sqrt(steps) / peak (the authors' code). In fine-tuning `steps` stays the initial one's."""
     return 3e-3 / math.sqrt(steps) / peak
 
 
@@ -876,7 +876,7 @@ def weight_decay(steps: int = 400_000, peak: float = PEAK) -> float:
 def plausible(points: Tensor, bones: Sequence[tuple[int, int]], factor: float = 1.4) -> Tensor:
     """Examples of one data set (N, J, 3), NaN where a joint is missing -> (N,) bool: all bones have likely lengths.
 
-    A bone, a pair of joints, may be `factor` times longer or shorter than its median over the examples. ACAE S3; the
+    A bone, a pair of joints, may be `factor` times longer or shorter than its median over the examples. ACAE §S3; the
     rule is our choice."""
     if factor <= 1:
         raise ValueError(f"factor is {factor}: give more than 1, or no two people may differ")
@@ -888,10 +888,11 @@ def plausible(points: Tensor, bones: Sequence[tuple[int, int]], factor: float = 
 
 # Chapter 12, section "Frames that say nothing new", exercise 12.8
 def thin(points: Tensor, reach: float = 0.1) -> list[int]:
-    """The frames of a motion (T, J, 3), metres, that are worth keeping: numbers, ascending, the first always.
+    """The frames of a motion (T, J, 3), metres, that are worth keeping: numbers, ascending, the first always (of no
+    frames, none).
 
     A frame is kept where some joint is `reach` or more from where it was in the last frame that was kept. Joints that
-    are missing (NaN) have no say. ACAE's code: 100 mm."""
+    are missing (NaN) have no say. The authors' code: 100 mm."""
     kept = [0] if len(points) else []
     for frame in range(1, len(points)):
         moved = (points[frame] - points[kept[-1]]).norm(dim=-1)  # (J,)
@@ -900,7 +901,7 @@ def thin(points: Tensor, reach: float = 0.1) -> list[int]:
     return kept
 
 
-OCCLUDED, OCCLUDED_2D, SWAPPED = 0.5, 0.7, 0.7  # ACAE's code: chances of an occluder, and of another background
+OCCLUDED, OCCLUDED_2D, SWAPPED = 0.5, 0.7, 0.7  # The authors' code: chances of an occluder, and of another background
 
 
 # Chapter 12, section "Things in front, things behind"
@@ -934,7 +935,7 @@ def augmented_picture(
 ) -> Tensor:
     """A picture (3, H, W), perhaps before another of the backgrounds (M, 3, H, W), perhaps behind a cutout.
 
-    alpha (H, W): the person's mask, or None: no swap. weak: a data set with 2D labels. ACAE's code."""
+    alpha (H, W): the person's mask, or None: no swap. weak: a data set with 2D labels. The authors' code."""
     chances = torch.rand(2, generator=generator)
     number = int(torch.randint(len(backgrounds), (), generator=generator))
     if alpha is not None and chances[0] < SWAPPED:
@@ -985,7 +986,7 @@ def check_sightings(world: Tensor, predicted: Tensor, pixels: Tensor) -> None:
 def calibrate_camera(
     world: Tensor, predicted: Tensor, pixels: Tensor, size: tuple[int, int], robust: bool = True
 ) -> Camera:
-    """The camera, focal length included, that sees people whose poses are known. After ACAE S3; the method is ours.
+    """The camera, focal length included, that sees people whose poses are known. After ACAE §S3; the method is ours.
 
     world (N, J, 3): joints in the world, metres. predicted (N, J, 3), pixels (N, J, 2): what a pose network makes of
     the new camera's pictures of `size` (H, W), metres up to scale, pixels. The middle of the picture is taken for the
@@ -1007,7 +1008,7 @@ def calibrate_camera(
 def correct_pose_score(prediction: Tensor, target: Tensor, root: int, threshold: float = 0.2) -> Tensor:
     """1.0 where the worst joint of a pose, relative to the root joint, is nearer than the threshold, 0.0 elsewhere.
 
-    prediction, target (B, J, 3) metres -> (B,) float. CPS200 is threshold 0.2. ACAE S4."""
+    prediction, target (B, J, 3) metres -> (B,) float. CPS200 is threshold 0.2. ACAE §S4."""
     difference = (prediction - prediction[:, root : root + 1]) - (target - target[:, root : root + 1])
     worst = difference.norm(dim=-1).amax(-1)  # (B,)
     return (worst < threshold).float()
@@ -1017,7 +1018,7 @@ def correct_pose_score(prediction: Tensor, target: Tensor, root: int, threshold:
 def pooled(errors: Tensor, sequences: Sequence[str]) -> tuple[float, float]:
     """The mean over all poses, and the mean over sequences of each sequence's mean: errors (N,), a name for each.
 
-    ACAE S4: the first in its main evaluations, the second in its Table 4."""
+    ACAE §S4: the first in its main evaluations, the second in its Table 4."""
     own = [errors[[one == name for one in sequences]].mean() for name in dict.fromkeys(sequences)]
     return errors.mean().item(), torch.stack(own).mean().item()
 
@@ -1076,7 +1077,7 @@ LOSSES = ("separate", "internal", "regularised", "direct", "hybrid")
 @dataclass(frozen=True)
 class Augmentation:
     """degrees: largest turn; scale, shift: largest change as shares of the size; flip: chance; colour: of a channel's
-    brightness. The paper's code; colour is our choice."""
+    brightness. The authors' code; colour is our choice."""
 
     degrees: float = 20.0
     scale: float = 0.25
@@ -1478,4 +1479,4 @@ STUDIES = {
 }
 
 
-# course build sealed the text above: a08032f6e644db2b
+# course build sealed the text above: 025ef308aea435b5

@@ -47,6 +47,12 @@ def soft_argmax(answer):
     expect_not_close(
         found, means_of(flat, 1.0), "The last cell is at (n - 1) / n. It is at 1: linspace(0, 1, n), both ends included"
     )
+    sizes = torch.tensor([6.0, 4.0])
+    expect_not_close(
+        found,
+        (right * (sizes - 1) + 0.5) / sizes,
+        "The cells are at (i + 1/2) / n. 0 and 1 are the middles of the first and last cell: linspace(0, 1, n)",
+    )
     peak = torch.zeros(1, 1, 3, 3)
     peak[0, 0, 0, 2] = 1.0
     sharp = answer(peak)
@@ -64,6 +70,7 @@ def soft_argmax(answer):
     expect_close(found, means_of(deep), "3D, 5 depths, 4 rows and 6 columns")
     half = answer(flat.bfloat16())
     expect_tensor(half, (2, 3, 2), torch.float32, what="logits in bf16, which has 8 bits of precision: .float() first")
+    expect_close(half, means_of(flat.bfloat16().float()), "logits in bf16: .float() before the softmax, not after it")
     free = flat.clone().requires_grad_()
     expect_gradient(answer(free), free, "the gradient")
     expect_finite(answer(500 * flat), "logits of a thousand")
@@ -89,6 +96,18 @@ def soft_argmax_in_half(logits):
     return means_of(logits.float()).to(logits.dtype)
 
 
+@wrong_answer("12.1", says="before the softmax, not after")
+def soft_argmax_of_half(logits):
+    chance = logits.flatten(2).softmax(-1).float()
+    return means_of(chance.log().unflatten(2, logits.shape[2:]))
+
+
+@wrong_answer("12.1", says="middles of the first and last cell")
+def soft_argmax_of_square(logits):
+    sizes = torch.tensor(logits.shape[:1:-1])
+    return (acae.soft_argmax(logits) * (sizes - 1) + 0.5) / sizes
+
+
 @wrong_answer("12.1", says="logits of a thousand")
 def soft_argmax_overflows(logits):
     powers = logits.float().exp()
@@ -107,9 +126,11 @@ def seen_skeletons() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def by_lstsq(ray: Tensor, relative: Tensor, weight: Tensor, sign: float = -1.0) -> Tensor:
-    """The weighted least squares by torch.linalg.lstsq, rows times the root of their weight. Without ridge."""
+    """The weighted least squares by torch.linalg.lstsq, rows times the root of their weight. Without ridge.
+
+    weight: (B, J), or (B, J, 2) for one a row."""
     eye = torch.eye(2, dtype=ray.dtype).expand(*ray.shape[:2], 2, 2)
-    root = weight.sqrt()[..., None]
+    root = weight.sqrt() if weight.ndim == 3 else weight.sqrt()[..., None]
     rows = torch.cat([eye, sign * ray[..., None]], -1) * root[..., None]
     right = (ray * relative[..., 2:] - relative[..., :2]) * root
     return torch.linalg.lstsq(rows.flatten(1, 2), right.flatten(1)[..., None]).solution[..., 0]
@@ -138,6 +159,11 @@ def reference(answer):
         by_lstsq(ray, relative, weight.square()),
         "The weights count twice: AᵀWA, W once. (Only for lstsq one multiplies rows by the root of the weight.)",
     )
+    expect_not_close(
+        found,
+        by_lstsq(ray, relative, weight.repeat(1, 2).unflatten(1, (-1, 2))),
+        "The weights meet other joints' rows. A joint's two rows stand together: repeat_interleave(2, 1), not repeat",
+    )
     expect_close(found, right, "inexact rays, one joint with weight 0")
     strong = answer(ray, relative, weight, 1e9)
     expect_close(strong, torch.zeros_like(strong), "a very large ridge, which must pull r to 0", atol=1e-3)
@@ -160,6 +186,11 @@ def reference_unweighted(ray, relative, weight, ridge=0.0):
 @wrong_answer("12.2", says="count twice")
 def reference_weights_twice(ray, relative, weight, ridge=0.0):
     return acae.solve_reference(ray, relative, weight.square(), ridge)
+
+
+@wrong_answer("12.2", says="two rows stand together")
+def reference_weights_repeated(ray, relative, weight, ridge=0.0):
+    return by_lstsq(ray, relative, weight.repeat(1, 2).unflatten(1, (-1, 2)))
 
 
 @wrong_answer("12.2", says="very large ridge")
@@ -255,27 +286,48 @@ def teacher(answer):
     latents.requires_grad_(), points.requires_grad_()
     found = answer(latents, points, autoencoder, K, crop, after, rows)
     expect_tensor(found, (), torch.float32, what="the loss of three examples")
-    every = torch.ones(3, 2, dtype=torch.bool)
+    expect(found.requires_grad, "No gradient reaches the student: detach the target only, and use no no_grad()")
+    every, valid = torch.ones(3, 2, dtype=torch.bool), rows[:, None].expand(3, 2)
+    never = torch.zeros(())
     target = autoencoder.encode(points).detach()
     decoded = acae.pose_loss(autoencoder.decode(latents), points.detach(), every.repeat(1, 2), K, crop, after)
     mistakes = {
         "`rows` is not used: example 1 doesn't count": acae.pose_loss(latents, target, every, K, crop, after),
         "The student is decoded and compared with the teacher's points. Compare latents: encode the teacher": decoded,
-        "The weight `after` isn't handed on: the absolute loss is on when it is 0": torch.tensor(float("nan")),
+        "The absolute loss is missing: hand `after` on to pose_loss": acae.pose_loss(
+            latents, target, valid, K, crop, never
+        ),
     }
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
-    (gradient,) = torch.autograd.grad(found, points, retain_graph=True, allow_unused=True)
+    teachers, students = torch.autograd.grad(found, (points, latents), retain_graph=True, allow_unused=True)
+    reached = teachers is not None and bool(teachers.any())
     expect(
-        gradient is None or not bool(gradient.any()),
+        not reached or students is not None,
+        "The gradient is stopped on the wrong side: .detach() belongs on the encoder's answer, not on the latents",
+    )
+    expect(
+        not reached,
         "A gradient reaches the teacher: the student's errors would change it. Stop it with .detach()",
     )
     expect_gradient(found, latents, "the gradient of the student")
-    valid = rows[:, None].expand(3, 2)
     expect_close(found, acae.pose_loss(latents, target, valid, K, crop, after), "examples 0 and 2 of three")
-    early = answer(latents, points, autoencoder, K, crop, torch.zeros(()), rows)
-    right = acae.pose_loss(latents, target, valid, K, crop, torch.zeros(()))
+    early = answer(latents, points, autoencoder, K, crop, never, rows)
+    expect_not_close(
+        early,
+        acae.pose_loss(latents, target, valid, K, crop, after),
+        "With `after` 0 the absolute loss is still off, but here it counts: hand `after` on to pose_loss",
+    )
+    right = acae.pose_loss(latents, target, valid, K, crop, never)
     expect_close(early, right, "with `after` 0, when the absolute loss is still off")
+    far = (latents + torch.tensor([0.0, 0.0, 10.0])).detach().requires_grad_()
+    beyond = answer(far, points, autoencoder, K, crop, after, rows)
+    expect_not_close(
+        beyond,
+        acae.pose_loss(target, far.detach(), valid, K, crop, after),
+        "The sides are exchanged: the student is the prediction and comes first, the teacher is the label",
+    )
+    expect_close(beyond, acae.pose_loss(far, target, valid, K, crop, after), "a student that is 10 m too far away")
     nobody = answer(latents, points, autoencoder, K, crop, after, torch.zeros(3, dtype=torch.bool))
     expect_close(nobody, torch.zeros(()), "a batch in which no example counts")
 
@@ -289,6 +341,28 @@ def teacher_without_stop(latents, points, autoencoder, K, crop, after, rows):
 @wrong_answer("12.4", says="no gradient flows")
 def teacher_stops_the_student(latents, points, autoencoder, K, crop, after, rows):
     return acae.teacher_loss(latents.detach(), points, autoencoder, K, crop, after, rows) + 0 * points.sum()
+
+
+@wrong_answer("12.4", says="detach the target only")
+def teacher_without_gradients(latents, points, autoencoder, K, crop, after, rows):
+    with torch.no_grad():
+        return acae.teacher_loss(latents, points, autoencoder, K, crop, after, rows)
+
+
+@wrong_answer("12.4", says="not on the latents")
+def teacher_stops_the_wrong_side(latents, points, autoencoder, K, crop, after, rows):
+    return teacher_without_stop(latents.detach(), points, autoencoder, K, crop, after, rows)
+
+
+@wrong_answer("12.4", says="teacher is the label")
+def teacher_as_prediction(latents, points, autoencoder, K, crop, after, rows):
+    valid = rows[:, None].expand(latents.shape[:2])
+    return acae.pose_loss(autoencoder.encode(points).detach(), latents, valid, K, crop, after)
+
+
+@wrong_answer("12.4", says="absolute loss is missing")
+def teacher_never_absolute(latents, points, autoencoder, K, crop, after, rows):
+    return acae.teacher_loss(latents, points, autoencoder, K, crop, torch.zeros(()), rows)
 
 
 @wrong_answer("12.4", says="`rows` is not used")
@@ -341,6 +415,14 @@ def ghost(answer):
     found = answer(layer, x)
     expect_close(found, own(x), "inference mode: the stored statistics")
     expect_close(layer.running_mean, before, "the stored mean, which inference must leave alone")
+    shared = acae.GhostBatchNorm2d(3, (3, 1)).eval()
+    try:
+        found = answer(shared, x[:5])
+    except ValueError:
+        expect(
+            False, "5 examples, shares (3, 1), inference mode: ValueError. Split in training only, where self.training"
+        )
+    expect_close(found, shared(x[:5]), "5 examples, shares (3, 1), inference mode")
     uneven = acae.GhostBatchNorm2d(3, (2, 1))
     with torch.no_grad():
         uneven.weight.copy_(torch.tensor([1.0, 2.0, 3.0])), uneven.bias.fill_(0.5)
@@ -385,6 +467,15 @@ def ghost_updates_once(self, x):
     return torch.cat(parts)
 
 
+@wrong_answer("12.5", says="Split in training only")
+def ghost_always_splits(self, x):
+    stored = self.running_mean, self.running_var
+    parts = x.split(self.sizes(len(x)))
+    return torch.cat(
+        [batch_norm(part, *stored, self.weight, self.bias, self.training, 0.1, self.eps) for part in parts]
+    )
+
+
 @wrong_answer("12.5", says="inference mode")
 def ghost_always_trains(self, x):
     stored = self.running_mean, self.running_var
@@ -426,6 +517,10 @@ def interleaving(answer):
         expect(order == answer(counts), f"{what} is another one the second time: nothing random here")
     simple = answer({"A": 3, "b": 1})
     expect_equal(simple, ["A", "b", "A", "A"], "the order for {'A': 3, 'b': 1}: first due, first come")
+    equals = answer({"b": 1, "a": 1})
+    expect_equal(
+        equals, ["b", "a"], "the order for {'b': 1, 'a': 1}: of equals take the first in `counts`, not by name"
+    )
 
 
 @wrong_answer("12.6", says="one data set comes after the other")
@@ -448,6 +543,11 @@ def interleave_round_robin(counts):
 def interleave_by_middles(counts):
     places = [((k + 0.5) / number, name) for name, number in counts.items() for k in range(number)]
     return [name for _, name in sorted(places, key=lambda pair: pair[0])]
+
+
+@wrong_answer("12.6", says="first in `counts`, not by name")
+def interleave_by_name(counts):
+    return acae.interleave({name: counts[name] for name in sorted(counts)})
 
 
 @wrong_answer("12.6", says="places, 9 were expected")
@@ -557,6 +657,11 @@ def thinning(answer):
         "somebody who moves 60 mm a frame is kept in the first frame only. Compare with the last frame that was "
         "*kept*, and every joint by itself: one that has moved is enough",
     )
+    expect(
+        found != [0, 4],
+        "somebody who moves one of two joints by 60 mm a frame is kept in frames 0 and 4 only. Don't take the mean "
+        "over joints: one that has moved is enough",
+    )
     expect(found[0] == 0, f"the frames {found} are kept of a slow motion: the first is missing")
     expect_equal(found, [0, 2, 4], "the frames kept of a motion of 60 mm a frame")
     expect_equal(
@@ -566,6 +671,9 @@ def thinning(answer):
     exact[1, 0, 2] = 0.125
     expect_equal(answer(exact, 0.125), [0, 1], "a joint that moved by exactly the reach: `>=`")
     expect_equal(answer(track(0, 0, 0)), [0], "the frames kept of somebody who stands still")
+    aslant = torch.zeros(2, 2, 3)
+    aslant[1, 1] = 0.08
+    expect_equal(answer(aslant), [0, 1], "a joint that moved by (80, 80, 80) mm: compare a distance, not a coordinate")
     lost = track(0, 50, 150)
     lost[:, 0] = torch.nan
     expect_equal(answer(lost), [0, 2], "the frames kept where the first joint is missing (NaN)")
@@ -578,11 +686,20 @@ def thin_by_speed(points, reach=0.1):
     return [0, *(moved.nonzero().flatten() + 1).tolist()]
 
 
-@wrong_answer("12.8", says="one that has moved is enough|60 mm a frame")
+@wrong_answer("12.8", says="the mean over joints")
 def thin_by_mean(points, reach=0.1):
     kept = [0]
     for frame in range(1, len(points)):
         if (points[frame] - points[kept[-1]]).norm(dim=-1).mean() >= reach:
+            kept.append(frame)
+    return kept
+
+
+@wrong_answer("12.8", says="a distance, not a coordinate")
+def thin_by_coordinate(points, reach=0.1):
+    kept = [0] if len(points) else []
+    for frame in range(1, len(points)):
+        if ((points[frame] - points[kept[-1]]).abs() >= reach).any():
             kept.append(frame)
     return kept
 
