@@ -24,19 +24,21 @@
 #
 # **What you will build**: Human3.6M's four cameras from their published calibration and four more in between; heatmaps
 # of people before them, thousands a second; the mistakes that a real detector would make, and masked heatmaps; coarse
-# meshes of whatever body is loaded; the mesh transformer, all 102 million weights of it accounted for; its losses;
+# meshes of whatever body is loaded; the mesh transformer, and what Table 1's 102 million weights are; its losses;
 # a run, and a test on the four real cameras.
 #
 # | | |
 # |---|---|
-# | **You should know** | chapter 01 (cameras), 02 (bodies), 04 (transformer), 07 (heatmaps) |
+# | **You should know** | chapters 01 (cameras), 02 (bodies), 03 (renderer), 04 (transformer), 05, 06, 07 (heatmaps) |
 # | **Reading** | 75 minutes |
-# | **Exercises** | nine, about 100 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 1 more for drawing poses, once; 3 GB of memory |
-# | **From the paper** | MPT, supplement: A, B, C, F, G, H; Tables 1, 2, 4; Figure 1 |
+# | **Exercises** | nine, about 90 minutes |
+# | **Runs** | `smoke` 20 s · `laptop` 8 min on two cores, and 1 more for drawing poses, once; 3 GB of memory |
+# | **From the paper** | MPT, supplement: A, B, C, E, F, G, H; Tables 1 to 4; Figure 1 |
 #
-# **Letters.** B batch · S views · K joints in a heatmap (17) · J joints · V vertices · F faces · N tokens · D width ·
-# H W a map.
+# **Letters.** B batch · S views; from section 3 on also the side of a map · K joints with a heatmap (17); in section 1
+# also a camera's matrix · J joints · V vertices · F faces; "(F)" is the supplement's section · N tokens · D width; in
+# section 4 also the down-sampling · H W a map; W is also the up-sampling in section 4, the warm-up in (13.12) · h a
+# camera's height; in (13.4) a heatmap.
 
 # %%
 # %matplotlib inline
@@ -252,7 +254,8 @@ assert error < 1e-3
 #
 # $$R_a = \exp\bigl(a \log(R_2 R_1^\top)\bigr)\, R_1, \qquad 0 \le a \le 1, \tag{13.2}$$
 #
-#   where log is chapter 01's `matrix_to_axis_angle`, exp the way back. (With quaternions this is called slerp.)
+#   where log is chapter 01's `matrix_to_axis_angle`, exp the way back, `axis_angle_to_matrix`. (With quaternions this
+#   is called slerp.)
 # - **K** is interpolated number by number.
 #
 # ### Exercise 13.1 — a camera between two others  ●●○ (15 min)
@@ -362,10 +365,10 @@ assert (gaps - torch.tensor([40.0, 135.0, 45.0, 140.0])).abs().max() < 1
 # have, 4,096 of each, in any combination. Nobody who is tested is among them.
 #
 # A body comes with its pelvis at the origin, and with a **heading**, its turn about the vertical axis. We put it on the
-# floor, up to half a metre from the middle of the room (our choice), and let it keep its heading. That is a decision,
-# too: whoever turns every body at random makes all places on the ring alike. One camera then sees all that eight see,
-# and Table 2 would have nothing to show. How far recorded people turn is not in the paper; ours turn by up to 30° to
-# each side, and a second curve in section 7 turns them all the way.
+# floor, up to half a metre from the middle of the room in x and in z (our choice), and let it keep its heading. That
+# is a decision, too: whoever turns every body at random makes all places on the ring alike. One camera then sees all
+# that eight see, and Table 2 would have nothing to show. How far recorded people turn is not in the paper; ours turn by
+# up to 30° to each side, and a second curve in section 7 turns them all the way.
 
 
 # %% tags=["export"]
@@ -385,8 +388,8 @@ def place(vertices: Tensor, generator: torch.Generator, spread: float = 0.5) -> 
 # $$K' = \begin{pmatrix} 224/b & 0 & -224\,l/b \\ 0 & 224/b & -224\,t/b \\ 0 & 0 & 1 \end{pmatrix} K. \tag{13.3}$$
 #
 # From here on it is convenient not to think in pixels. **Crop coordinates** run from −1 at the left (top) edge to 1 at
-# the right (bottom) one, whatever the resolution, as in METRO (Lin et al. 2021), whose code MPT builds on. What is
-# behind a camera has no place in its picture: it gets NaN, and later no dot.
+# the right (bottom) one, whatever the resolution, as in METRO (Lin et al. 2021) and in its successor Graphormer, whose
+# code MPT builds on (F). What is behind a camera has no place in its picture: it gets NaN, and later no dot.
 
 
 # %% tags=["export"]
@@ -722,8 +725,8 @@ assert scale() == "smoke" or errors[:, 0].mean() < 0.35 * errors[:, 1].mean()
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# So many *different* channels: draw a random number for each, `(B, K)`; `.argsort(1).argsort(1)` is its rank, 0 to
-# K − 1, and ranks below the number are masked.
+# So many *different* channels: draw a random number for each, `(B, K)`; its `.argsort(1)` is a random order of the
+# numbers 0 to K − 1. Channels where it is below the number are masked.
 # </details>
 
 
@@ -869,7 +872,8 @@ plt.show()
 # %% [markdown]
 # *All 17 maps in one picture, a colour a joint; most amounts are exaggerated to be seen.*
 #
-# And this is what a training batch holds: above what is shown to the network, below what it has to answer.
+# And this is what a training batch holds with these amounts (section 7 trains with milder ones): above what is shown
+# to the network, below what it has to answer.
 
 # %%
 many = pick(smoke=2, laptop=8)
@@ -893,9 +897,10 @@ plt.show()
 # **The question.** A transformer compares every token with every other one. The skin of our body has thirteen thousand
 # vertices, SMPL's body 6,890. How can there be a token for each?
 #
-# There can't: 13,000 tokens make 180 million pairs, in every head of every layer. METRO, whose transformer MPT takes
-# over, predicts only 431 vertices, spread over the body, and learns to go from 431 to 1,723 and from there to all
-# 6,890. Its tables for that were made for SMPL, once. We rebuild them for whatever body is loaded.
+# There can't: 13,400 tokens make 180 million pairs, in every head of every layer. METRO, whose transformer MPT takes
+# over by way of Graphormer's code, predicts only 431 vertices, spread over the body, and learns to go from 431 to 1,723
+# and from there to all 6,890. Its tables for that were made for SMPL, once. We rebuild them for whatever body is
+# loaded.
 #
 # **Which vertices?** *Farthest points*: take some vertex, then always the one that is farthest from all that are taken.
 # Whoever stops after 431 has an even choice, whoever goes on to 1,723 has the same 431 and more: the levels are nested
@@ -1130,8 +1135,8 @@ for i in (0, 1):
 
 # %% [markdown]
 # One linear map, the same for all people and poses, brings back nearly everything: fitted to random bodies, tried on
-# others in real poses. Bodies are far less free than 13,000 points are. (That the map is the same for x, y and z also
-# makes it the same for every direction that a body faces.)
+# others in section 1's poses. Bodies are far less free than 13,000 points are. (That $W$ is the same for x, y and z
+# also makes the map the same for every direction that a body faces, as long as $b$ is 0.)
 #
 # MPT *learns* $W$ and $b$ together with the rest, from a start at random. We learn them, too, but begin at the least
 # squares answer, which saves a short run a lot of time: our choice.
@@ -1521,11 +1526,15 @@ built = sum(p.numel() for p in model.stages.parameters())
 assert built == sum(stage_parameters(*size, round(shown.ffn * size[1]), shown.depth) for size in shown.chain)
 
 # %% [markdown]
-# So "102 M" is reproduced to four digits by METRO's own network, whose last stage is 128 wide (METRO's paper says
-# 102.3). Table 1 prints the same 102 for "Ours"; with the widths of section F it would be 101.2 at most, and two other
-# readings of the MLPs are as good. **43 of the 102 million are tables of English words.** What works, in the first
-# reading, is 58.4 million; that is what we build. Up-sampling (12.6 M for SMPL's 6,890 vertices) and camera (0.1 M) are
-# in none of these numbers.
+# METRO's own 102.3 is reproduced, by a network whose last stage is 128 wide. Table 1 prints the same 102 for "Ours".
+# With the widths of section F it would be 101.2 at most, and two other readings of the MLPs are equally possible, 98.4
+# and 83.3. The last of them has much for it. F names the "Graphormer codebase", from which MPT leaves out the graph
+# convolutions ("we do not add graph convolutions"). That code's defaults are exactly F's widths, 1024, 256 and 64, and
+# MLPs twice as wide: the row of 83.28. This is the strongest argument that Table 1's 102 was copied from METRO.
+#
+# **43 of METRO's 102 million are tables of English words**; with F's widths it is 41.0. What works, with F's widths and
+# MLPs four times as wide, is 58.4 million; that is what we build. Up-sampling (12.6 M for SMPL's 6,890 vertices) and
+# camera (0.1 M) are in none of these numbers.
 #
 # ### Two backbones, one number
 #
@@ -1588,8 +1597,8 @@ print(f"METRO's 128 M: {128 / (higher_hrnet(32) / 1e6):.1f} times W32, {128 / (h
 #
 # **The question.** The mesh is known, all three levels of it. What else should a loss ask for?
 #
-# METRO's loss, which MPT applies (the numbers are from METRO's code), has three kinds of terms. All are means of
-# absolute differences, L1:
+# The supplement names one term, the joints projected into the picture (F). The others we take from METRO, and the
+# numbers from METRO's code. That makes three kinds of terms. All are means of absolute differences, L1:
 #
 # $$\mathcal L = 1000\,(\mathcal L_J + \mathcal L_J^\text{reg})
 #  + 100 \cdot \tfrac13\,(\mathcal L_{V_0} + \mathcal L_{V_1} + \mathcal L_{V_2})
@@ -1601,21 +1610,26 @@ print(f"METRO's 128 M: {128 / (higher_hrnet(32) / 1e6):.1f} times W32, {128 / (h
 # - $\mathcal L_{V_l}$: the mesh at each of the three levels, from the pelvis.
 # - $\mathcal L_{2D}$: both kinds of joints once more, projected into the crop, against where they are seen.
 #
-# The last needs a camera. The true one is known in pretraining, but for photographs it won't be, so MPT "does not
-# leverage ground truth camera parameters" (F): the network gives a **weak-perspective** camera, a scale and a shift,
-# and learns it by nothing but this term:
+# METRO's paper writes L1 for all three; its code squares the joints' and the spots' differences. The weights are the
+# code's, L1 throughout is our choice. A small number is larger than its square, so joints and spots weigh more here
+# than there.
+#
+# $\mathcal L_{2D}$ needs a camera. The true one is known in pretraining, but for photographs it won't be, so MPT "does
+# not leverage ground truth camera parameters" (F): the network gives a **weak-perspective** camera, a scale and a
+# shift, and learns it by nothing but this term:
 #
 # $$\hat{\mathbf x} = s\,(\mathbf X_{xy} + \mathbf t), \tag{13.10}$$
 #
-# in crop coordinates, from −1 to 1. Depth doesn't occur. A person five metres away is half a metre deep, so near and
-# far parts are drawn a tenth apart in size, and (13.10) can't be exact. How far off is it at best?
+# chapter 01's (01.12), in crop coordinates, from −1 to 1. Depth doesn't occur. A person five metres away is half a
+# metre deep, so near and far parts are drawn a tenth apart in size, and (13.10) can't be exact. How far off is it at
+# best?
 #
 # ### The best weak-perspective camera
 #
-# For given points there is a best one in closed form. Chapter 01 had it for points that are all seen; here some may be
-# missing. With weights $w_i \ge 0$, weighted means $\bar{\mathbf X}$, $\bar{\mathbf x}$, and $\tilde{\mathbf X}_i =
-# \mathbf X_{i,xy} - \bar{\mathbf X}$, $\tilde{\mathbf x}_i = \mathbf x_i - \bar{\mathbf x}$, the least of $\sum_i w_i
-# \|s (\mathbf X_{i,xy} + \mathbf t) - \mathbf x_i\|^2$ is at
+# For given points there is a best one in closed form. Chapter 01 had it for points that are all seen, (01.15); here
+# some may be missing. With weights $w_i \ge 0$, weighted means $\bar{\mathbf X}$, $\bar{\mathbf x}$, and
+# $\tilde{\mathbf X}_i = \mathbf X_{i,xy} - \bar{\mathbf X}$, $\tilde{\mathbf x}_i = \mathbf x_i - \bar{\mathbf x}$, the
+# least of $\sum_i w_i \|s (\mathbf X_{i,xy} + \mathbf t) - \mathbf x_i\|^2$ is at
 #
 # $$s = \frac{\sum_i w_i\, \tilde{\mathbf X}_i \cdot \tilde{\mathbf x}_i}{\sum_i w_i\, \|\tilde{\mathbf X}_i\|^2},
 # \qquad \mathbf t = \bar{\mathbf x} / s - \bar{\mathbf X}. \tag{13.11}$$
@@ -1696,8 +1710,8 @@ print("two joints left, one, none:", [round(weak_perspective_fit(turned[:1], vie
       (torch.arange(14) < n).float()[None])[0].item(), 3) for n in (2, 1, 0)])  # fmt: skip
 
 # %% [markdown]
-# Two or three pixels of 224 in the mean, and more where an arm points at the camera. What is left is a floor that
-# $\mathcal L_{2D}$ can't get below.
+# Two or three pixels of 224 in the mean, and more where an arm points at the camera. With the true joints, and counted
+# in squares, no weak-perspective camera does better. So $\mathcal L_{2D}$ is not 0 even where every joint is right.
 #
 # ### The loss
 
@@ -1729,7 +1743,8 @@ def mesh_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 # ### The learning rate
 #
 # "We set the initial learning rate as 2 × 10⁻⁴, and then use learning rate warmup over the first 10% training steps
-# followed by linear decay to 0" (F). With $W = 0.1\,T$ warm-up steps out of $T$, for step $k = 0, 1, …$
+# followed by linear decay to 0" (F). With $W = 0.1\,T$ warm-up steps out of $T$ (always $W < T$), for
+# step $k = 0, 1, …$
 #
 # $$η_k = η \cdot \min\Bigl(1, \frac{k + 1}{W}\Bigr) \cdot \Bigl(1 - \frac{\max(0, k - W)}{T - W}\Bigr). \tag{13.12}$$
 #
@@ -1766,7 +1781,7 @@ plt.show()
 # %% [markdown]
 # ## 7 The run
 #
-# **The data** are section 1's people before section 1's cameras, through section 3's mistakes. The paper has two
+# **The data** are section 1's people before section 1's cameras, with section 3's kinds of mistakes. The paper has two
 # million meshes; a pose, a person and a heading drawn at random make one here, and a small run keeps some thousands of
 # them. The camera, the crop and the mistakes are new each time. No picture is seen, and none exists.
 
@@ -1847,9 +1862,11 @@ def recipe(config: Config, stream: Stream | None) -> Recipe:
 # the course, of the same code, trained for longer. If that isn't there yet, the cell says so and goes on with the model
 # of this run. Both are small: 32 × 32 maps, one layer a stage of widths 128, 64 and 32, and the body at 108, 431 and
 # 1,723 vertices. Dropout is off (a run of minutes has no time to overfit), the learning rate fifteen times as high, and
-# gradients are clipped: our choices. One more is `up_lr`. Adam moves *every* weight by about the learning rate in a
-# step, however small its gradient. A fine vertex is the sum of 431 coarse ones, so 431 small moves add up: at the full
-# rate the up-sampling loses what it began with in a few dozen steps. It learns at a hundredth of it.
+# gradients are clipped; section 3's mistakes are milder (2 % dropped, 1 % spurious, up to 20 % masked), and the crop's
+# margin is drawn from 1.1 to 1.3 (section 1: 1.2): our choices. One more is `up_lr`. Adam moves *every* weight by about
+# the learning rate in a step, however small its gradient. A fine vertex is the sum of 431 coarse ones, so 431 small
+# moves add up: at the full rate the up-sampling loses what it began with in a few dozen steps. It learns at a hundredth
+# of it.
 
 # %% tags=["export"]
 SHIPPED = {"pretrained": Shipped("mpt_pretraining-pretrained", CONFIGS["shipped"], f"{RUNS}:pretrained")}
@@ -1894,8 +1911,8 @@ if run is not None:
 # those of the *mesh*.
 #
 # What they have to beat is an answer that doesn't look: the mean pose. In the camera's axes that is a strange thing
-# (two cameras see the front and two the back, so its mean has no depth); for PA-MPJPE we take the mean in the *body's*
-# own axes, which Procrustes may turn, and which is much harder to beat.
+# (two cameras see the front and two the back, so left and right average out: its mean is a stick without width); for
+# PA-MPJPE we take the mean in the *body's* own axes, which Procrustes may turn, and which is much harder to beat.
 
 # %%
 held_batch = measured.held_out(config, pick(**measured.TESTED))
@@ -1921,8 +1938,8 @@ for camera_name, *parts in zip(ORDER, *(found[best]["regressed"].chunk(4), held_
 #
 # Beside the paper's Table 2 (one view to eight, Human3.6M's validation set, no fine-tuning): MPJPE 92.5 to 88.3,
 # PA-MPJPE 61.7 to 58.2. What is comparable: protocol and metrics. What isn't: their heatmaps came from a pose network
-# and photographs, ours are exact; their people are recorded actors, ours are made up; their network has about fifty
-# times as many weights.
+# and photographs, ours are exact; their people are recorded actors, ours are made up; their transformer has 58 million
+# weights at work (or 40: section 5), our whole network has 1.2 million.
 #
 # The mesh beside the truth: above as the camera sees it, below from the side. From the side one sees what no dot says.
 
@@ -1946,8 +1963,8 @@ plt.show()
 # *Grey: the truth; blue: the answer from 17 dots.* Posture and build are found; hands and feet are blunt, since hardly
 # a dot speaks of them. And on many heads stands a spike. The joint "top of the head" is read from a few single vertices
 # (METRO's regressor spreads every joint over many), and (13.9) pulls at what a joint is read from far harder than at
-# the other vertices. So these few answer to the loss of joints, the rest of the head to that of the mesh, and the
-# up-sampling lets them part. How far?
+# the other vertices; with squares for the joints, as in METRO's code, it would pull less. So these few answer to the
+# loss of joints, the rest of the head to that of the mesh, and the up-sampling lets them part. How far?
 
 # %%
 shift = found[best]["vertices"] - held_batch["vertices"]  # (N, V_0, 3)
@@ -1958,7 +1975,7 @@ print(f"the median vertex is off by {1000 * shift.norm(dim=-1).mean(0).median():
 print(f"the {len(readers)} that the top of the head is read from stand {1000 * alone:.0f} mm off the rest of the head")
 
 # %% [markdown]
-# A regressor of many vertices a joint would mend that, and is worth trying.
+# A regressor of many vertices a joint might mend that, and is worth trying.
 #
 # ### The camera that it found
 #
@@ -1981,15 +1998,17 @@ plt.show()
 # ### How many cameras?
 #
 # Table 2, at our scale: smaller networks, three seeds each, trained with 1, 2, 4 or 8 virtual cameras and tested on
-# the four real ones. In the paper every doubling helps a little: 61.7, 61.4, 58.4, 58.2. The body keeps its recorded
-# heading there, or so we think, and we let ours turn by ±30°. So who was trained with one camera has never seen a back.
+# the four real ones. In the paper the step from two to four helps by 3 mm, the two others by less than half a
+# millimetre: 61.7, 61.4, 58.4, 58.2. The body keeps its recorded heading there, or so we think, and we let ours turn by
+# ±30°. So who was trained with one camera has never seen a back.
 #
 # The second curve turns the body all the way round, in training and in the test. Then one camera sees every side, and
 # what is left for the others to add is their height and their lens.
 #
-# And **masks**: Table 4 puts the body's silhouette in place of its heatmaps, 55.6 against 45.3 MPJPE after fine-tuning.
-# Section G says why: "this binary mask does not accurately represent human pose in cases of (self-)occlusion". An arm
-# before the belly leaves no trace in a silhouette, and left is the same as right.
+# And **masks**: Table 4 puts the body's silhouette in place of its heatmaps, 55.6 against 45.3 MPJPE, after
+# fine-tuning as it seems (that is inferred, not said). Section G says why: "this binary mask does not accurately
+# represent human pose in cases of (self-)occlusion". An arm before the belly leaves no trace in a silhouette, and left
+# is the same as right.
 
 
 # %% tags=["export"]
@@ -2091,7 +2110,7 @@ print(job.script(out=f"runs/{job.name}"))
 
 # %% [markdown]
 # The authors trained with **DeepSpeed**, "which empirically leads to faster and more stable training". The course
-# trains with PyTorch's own FSDP2 (chapter 05); for whom DeepSpeed is at hand, this is the same run as its
+# trains with PyTorch's own FSDP2 (chapter 05); for those who have DeepSpeed, this is the same run as its
 # configuration. Stage 2 of ZeRO shards gradients and the optimiser's state; which stage MPT used isn't said.
 
 # %%
@@ -2100,31 +2119,34 @@ import json
 print(json.dumps(launch.deepspeed_config(job.recipe(), world=job.world, stage=2), indent=1))
 
 # %% [markdown]
-# A launch makes its meshes on the fly, as this notebook does; the authors' two million came from AMASS, whose licence
-# allows research only (H). It runs the course's code, not the functions that you wrote in this notebook.
+# A launch makes its meshes on the fly, as this notebook does; the authors' two million came from AMASS; H warns that
+# some such data may be used for research only. It runs the course's code, not the functions that you wrote in this
+# notebook.
 #
 # ## What to remember
 #
 # - Where pictures with labels are dear, ask what a network that exists would *say* about them, and fake that. Dots cost
 #   next to nothing.
-# - Cameras belong into the data. What no virtual camera saw, the network can't know.
-# - A query is a question about one point of a template. Attention among the questions keeps the body together.
+# - Cameras belong in the data. What no virtual camera saw, the network can't know.
+# - A query is a question about one point of a template. Attention lets the questions hear of each other.
 # - Predict coarse, go up linearly: a body has far fewer freedoms than vertices.
 # - A linear map along another axis is `layer(x.mT).mT`.
 # - Weak perspective is linear in $s$ and $s\mathbf t$; so its best fit stands on one line.
-# - Count before you believe: of 102 million weights 43 were words.
+# - Count before you believe: of METRO's 102 million weights 43 were words.
 #
 # ## What the paper leaves open
 #
 # The batch; how a crop is made, and how far people turn; number, place and σ of the heatmaps; what is masked in masked
-# heatmap modelling, and how much; the way from maps to tokens; the losses' weights (METRO's are taken); which cameras
-# "one" and "two" of Table 2 are; ZeRO's stage. Whether 28 M is a W32 or section F's W48. The supplement alone was our
-# source; some of this may stand in the main paper.
+# heatmap modelling, and how much; the way from maps to tokens; the loss but for its 2D term, and its weights
+# (METRO's are taken, from its code); absolute differences, as METRO's paper writes for all terms, or squares for joints
+# and spots, as its code has them; which cameras "one" and "two" of Table 2 are; ZeRO's stage. Whether 28 M is a W32 or
+# section F's W48; how wide the MLPs are. The supplement, and one phrase of the abstract, were our source; some of this
+# may stand in the main paper.
 #
 # ## Where to read on
 #
 # - K. Lin, L. Wang and Z. Liu, *End-to-end human pose and mesh reconstruction with transformers*, CVPR 2021: METRO; and
-#   *Mesh Graphormer*, ICCV 2021, which adds graph convolutions.
+#   *Mesh Graphormer*, ICCV 2021, which adds graph convolutions, and whose code MPT builds on.
 # - N. Mahmood et al., *AMASS*, ICCV 2019: where the meshes come from.
 # - N. Kolotouros et al., *Convolutional mesh regression*, CVPR 2019: coarse meshes, weak perspective.
 # - B. Cheng et al., *HigherHRNet*, CVPR 2020: whose heatmaps are imitated here, and used in chapter 14.

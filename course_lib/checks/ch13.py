@@ -22,11 +22,13 @@ from course_lib.checks import (
 
 
 # ------------------------------------------------------------------------------------ 13.1 a camera between two others
-def ring_cameras(azimuths: tuple[float, ...], radii: tuple[float, ...], heights: tuple[float, ...]) -> Camera:
+def ring_cameras(
+    azimuths: tuple[float, ...], radii: tuple[float, ...], heights: tuple[float, ...], focal: float = 1000.0
+) -> Camera:
     """Cameras at azimuths in degrees that look at the axis a little below their own height."""
     angle, r = torch.tensor(azimuths).deg2rad(), torch.tensor(radii)
     eye = torch.stack([r * angle.sin(), torch.tensor(heights), r * angle.cos()], 1)
-    return Camera.look_at(eye, torch.tensor([0.0, 0.6, 0.0]), focal=1000.0 + 40 * torch.arange(len(azimuths)))
+    return Camera.look_at(eye, torch.tensor([0.0, 0.6, 0.0]), focal=focal + 40 * torch.arange(len(azimuths)))
 
 
 def from_center(K: Tensor, R: Tensor, center: Tensor) -> Camera:
@@ -38,9 +40,17 @@ def halfway(first: Camera, second: Camera, amount: float = 0.5) -> Tensor:
     return axis_angle_to_matrix(amount * matrix_to_axis_angle(second.R @ first.R.mT)) @ first.R
 
 
+def turned_wrong(first: Camera, second: Camera, amount: float) -> list[Tensor]:
+    """Equation 13.2 with its factors in another order, or on the other camera."""
+    turn, inner = second.R @ first.R.mT, first.R.mT @ second.R
+    part, inner, back = (axis_angle_to_matrix(amount * matrix_to_axis_angle(R)) for R in (turn, inner, turn.mT))
+    return [inner @ first.R, part @ second.R, first.R @ part, back @ first.R]
+
+
 PAIRS = (
     ring_cameras((20.0, 160.0, -20.0), (5.0, 5.4, 4.0), (1.5, 1.6, 1.5)),
-    ring_cameras((60.0, -70.0, -150.0), (5.2, 4.4, 5.6), (1.7, 1.4, 1.6)),  # the second pair wraps around 180 degrees
+    # the second pair wraps around 180 degrees
+    ring_cameras((60.0, -70.0, -150.0), (5.2, 4.4, 5.6), (1.7, 1.4, 1.6), focal=1300.0),
 )
 BETWEEN = ((40.0, -135.0, -85.0), (5.1, 4.9, 4.8), (1.6, 1.5, 1.55))
 
@@ -78,12 +88,17 @@ def interpolated(answer):
         "whole turns off the difference",
     )
     expect_close(at, center, "where the three cameras stand", atol=1e-3)
+    for mistake in turned_wrong(first, second, 0.5):
+        expect_not_close(found.R, mistake, "(13.2): log(R2 R1ᵀ), multiplied from the left onto R1", atol=1e-3)
     expect_close(found.R, halfway(first, second), "the rotations half the way", atol=1e-3)
+    for one, name in ((first, "first"), (second, "second")):
+        expect_not_close(found.K, one.K, f"K is the {name} camera's. It is interpolated, too, number by number")
     expect_close(found.K, (first.K + second.K) / 2, "K half the way", atol=1e-2)
     for amount, end in ((0.0, first), (1.0, second)):
         same = answer(first, second, amount)
         expect_close(same.R, end.R, f"R at amount = {amount:g}", atol=1e-3)
         expect_close(same.t, end.t, f"t at amount = {amount:g}", atol=1e-3)
+        expect_close(same.K, end.K, f"K at amount = {amount:g}", atol=1e-2)
 
 
 @wrong_answer("13.1", says="chord")
@@ -113,6 +128,24 @@ def interpolate_t(first, second, amount=0.5):
     return Camera(right.K, right.R, torch.lerp(first.t, second.t, amount))
 
 
+@wrong_answer("13.1", says="from the left onto R1")
+def interpolate_inner_log(first, second, amount=0.5):
+    right = mpt.interpolate_cameras(first, second, amount)
+    return from_center(right.K, turned_wrong(first, second, amount)[0], right.center)
+
+
+@wrong_answer("13.1", says="from the left onto R1")
+def interpolate_onto_second(first, second, amount=0.5):
+    right = mpt.interpolate_cameras(first, second, amount)
+    return from_center(right.K, turned_wrong(first, second, amount)[1], right.center)
+
+
+@wrong_answer("13.1", says="K is the first camera's")
+def interpolate_keeps_k(first, second, amount=0.5):
+    right = mpt.interpolate_cameras(first, second, amount)
+    return Camera(first.K, right.R, right.t)
+
+
 @wrong_answer("13.1", says="at amount = 0")
 def interpolate_ignores_amount(first, second, amount=0.5):
     return mpt.interpolate_cameras(first, second)
@@ -134,6 +167,10 @@ def heatmaps(answer):
     expect_type(found, Tensor, "heatmaps of 3 people with 5 joints")
     expect_shape(found, (3, 5, 20, 20), "heatmaps of 3 people with 5 joints")
     right = gaussians(points, 20, 1.5)
+    squeezed = (points + 1) * 19 / 20 - 1  # taken to pixels 0 ... size - 1
+    for shift in (0.5, 0.0):
+        mistake = gaussians(squeezed, 20, 1.5, shift=shift)
+        expect_not_close(found, mistake, "Crop coordinate 1 becomes the size, not size - 1: the factor is size / 2")
     mistakes = {
         "The maps are off by half a pixel: pixel i has its centre at i + 0.5": gaussians(points, 20, 1.5, shift=0.0),
         "x and y have changed places: x counts columns, the last dimension": right.mT,
@@ -156,12 +193,22 @@ def heatmaps(answer):
     partly = answer(lost, 20, 1.5)
     expect_finite(partly, "two joints that are NaN: their maps are zero. The maps")
     expect_close(partly, gaussians(lost, 20, 1.5), "two joints that are NaN, one far outside")
-    expect_unchanged(points, before, "the points")
+    expect_unchanged(points, before, "The tensor of points")
 
 
 @wrong_answer("13.2", says="half a pixel")
 def heatmaps_corners(points, size, sigma):
     return gaussians(points, size, sigma, shift=0.0)
+
+
+@wrong_answer("13.2", says="the size, not size - 1")
+def heatmaps_short(points, size, sigma):
+    return gaussians((points + 1) * (size - 1) / size - 1, size, sigma)
+
+
+@wrong_answer("13.2", says="the size, not size - 1")
+def heatmaps_corners_aligned(points, size, sigma):
+    return gaussians((points + 1) * (size - 1) / size - 1, size, sigma, shift=0.0)
 
 
 @wrong_answer("13.2", says="changed places")
@@ -243,7 +290,7 @@ def masked(answer):
         torch.equal(again, found), "The same generator gave other masks: draw with torch.rand(..., generator=generator)"
     )
     expect_equal(bool((answer(maps, generator(), 0.0) == maps).all()), True, "nothing masked with most = 0")
-    expect_unchanged(maps, before, "the heatmaps")
+    expect_unchanged(maps, before, "The tensor of heatmaps")
 
 
 @wrong_answer("13.3", says="Whole maps")
@@ -289,7 +336,7 @@ def detector(answer):
     before, found = points.clone(), answer(points, generator())
     expect_type(found, Tensor, "600 people with 17 joints")
     expect_shape(found, points.shape, "600 people with 17 joints")
-    expect_unchanged(points, before, "the points")
+    expect_unchanged(points, before, "The tensor of points")
     missing = found.isnan()
     expect(missing.any(), "No joint is missing among 10,200. A dropped joint is NaN")
     expect(
@@ -514,8 +561,8 @@ def counting(answer):
     expect_type(found, int, "the number of weights")
     mistakes = {
         "The biases are missing: a linear map from a to b numbers has ab + b weights": {"bias": 0},
-        "The layers' norms are missing, or one of each two: a layer has two, of 2D weights each": {"norms": 0},
-        "A layer has *two* norms of 2D weights each: weight and bias": {"norms": 2},
+        "4D a layer are missing: its two norms (2D each), or the biases of the four attention maps": {"norms": 0},
+        "2D a layer are missing. It has *two* norms of 2D weights each: weight and bias": {"norms": 2},
         "The map behind the attention is missing: queries, keys, values and that one make four": {"maps": 3},
         "The map around the layers, inputs to outputs, is missing": {"around": 0},
         "The position embedding is missing": {"table": 0},
@@ -523,6 +570,10 @@ def counting(answer):
     for words, changed in mistakes.items():
         expect(found != stage_sum(*sizes, **changed), words)
     expect(found != stage_sum(*sizes[:4], layers=1, positions=20), "Only one layer was counted; there are `layers`")
+    expect(found != stage_sum(*sizes[:4], 4, 20), "Four layers were counted. There are `layers`, here 3")
+    expect(found != stage_sum(*sizes[:4], 3, 512), "512 positions were counted. There are `positions`, here 20")
+    both = "4 layers and 512 positions were counted. There are `layers` and `positions`, here 3 and 20"
+    expect(found != stage_sum(*sizes[:4], 4, 512), both)
     meant = stage_sum(*sizes)
     expect(found == meant, f"a stage 11 -> 6 -> 5 with MLPs of 14, 3 layers, 20 positions: {found}, not {meant}")
     big = answer(2051, 1024, 512, 4096)
@@ -532,6 +583,26 @@ def counting(answer):
 @wrong_answer("13.7", says="biases are missing")
 def counted_without_biases(inputs, width, outputs, hidden, layers=4, positions=512):
     return stage_sum(inputs, width, outputs, hidden, layers, positions, bias=0)
+
+
+@wrong_answer("13.7", says="norms .2D each., or the biases of the four attention maps")
+def counted_without_attention_biases(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers, positions) - layers * 4 * width
+
+
+@wrong_answer("13.7", says="There are `layers`, here 3")
+def counted_four_layers(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, 4, positions)
+
+
+@wrong_answer("13.7", says="There are `positions`, here 20")
+def counted_512_positions(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden, layers)
+
+
+@wrong_answer("13.7", says="`layers` and `positions`")
+def counted_both_fixed(inputs, width, outputs, hidden, layers=4, positions=512):
+    return stage_sum(inputs, width, outputs, hidden)
 
 
 @wrong_answer("13.7", says="map behind the attention")
@@ -590,6 +661,11 @@ def weak_fit(answer):
     expect_not_close(found[0], plain, "The weights don't count: points of weight 0 were fitted, too", atol=1e-4)
     half = by_lstsq(points, spots, (weight > 0).float())
     expect_not_close(found[0], half[0], "Every seen point counts the same. The weights are to count", atol=1e-4)
+    for even in (torch.ones_like(weight), (weight > 0).float()):
+        mistake = plain_fit(points, spots, weight, even)[0]
+        expect_not_close(
+            found[0], mistake, "The means are without weights: in (13.11) they are weighted, too", atol=1e-4
+        )
     expect_close(found[0], scale, "the scale", atol=1e-4)
     expect_not_close(
         found[1], scale[:, None] * translation, "The shift is s t. In (13.10) t is added before the scale: divide by s"
@@ -597,7 +673,11 @@ def weak_fit(answer):
     expect_close(found[1], translation, "the translation", atol=1e-4)
     points[:, 6:], spots[:, 6:] = torch.nan, torch.nan
     found = answer(points, spots, weight)
-    expect(found[0].isfinite().all(), "A point of weight 0 that is NaN spoils the answer: NaN times 0 is NaN")
+    spoiled = (
+        "A point of weight 0 that is NaN spoils the answer: NaN times 0 is NaN. First put 0 there, in the points and "
+        "in the spots"
+    )
+    expect(found[0].isfinite().all() and found[1].isfinite().all() and found[0].all(), spoiled)
     expect_close(found[0], scale, "the scale, with NaN where the weight is 0", atol=1e-4)
     expect_close(found[1], translation, "the translation, with NaN where the weight is 0", atol=1e-4)
     for left, words in ((0, "no point"), (1, "one point")):
@@ -606,6 +686,12 @@ def weak_fit(answer):
         for name, values in zip(("scale", "translation"), found, strict=True):
             expect(values.isfinite().all(), f"with {words} left the {name} is not finite: it is to be 0")
             expect(not values.any(), f"with {words} left the {name} is {values[0].tolist()}: it is to be 0")
+    points[:, :2], spots[:, :2] = torch.tensor([0.5, -0.25, 1.0]), torch.tensor([0.75, 0.5])
+    found = answer(points, spots, (torch.arange(9) < 2).float().expand(2, 9))
+    for name, values in zip(("scale", "translation"), found, strict=True):
+        expect(values.isfinite().all(), f"with two points in one place the {name} is not finite: it is to be 0")
+        where = f"with two points in one place, (0.5, -0.25), the {name} is {values[0].tolist()}"
+        expect(not values.any(), f"{where}: it is to be 0. Look at how far they stand apart, not at how many there are")
 
 
 @wrong_answer("13.8", says="weights don't count")
@@ -618,10 +704,11 @@ def fit_of_the_seen(points, spots, weight):
     return by_lstsq(points.nan_to_num(), spots.nan_to_num(), (weight > 0).float())
 
 
-def plain_fit(points, spots, weight):
-    w = weight[..., None]
+def plain_fit(points, spots, weight, means=None):
+    """Equation 13.11 without any guard; means: other weights (B, N) for the means."""
+    w, m = weight[..., None], (weight if means is None else means)[..., None]
     X, x = points[..., :2], spots
-    X_mean, x_mean = (w * X).sum(1) / w.sum(1), (w * x).sum(1) / w.sum(1)
+    X_mean, x_mean = (m * X).sum(1) / m.sum(1), (m * x).sum(1) / m.sum(1)
     apart, seen = X - X_mean[:, None], x - x_mean[:, None]
     return (w * apart * seen).sum((1, 2)) / (w * apart * apart).sum((1, 2)), X_mean, x_mean
 
@@ -630,6 +717,31 @@ def plain_fit(points, spots, weight):
 def fit_with_nan(points, spots, weight):
     scale, X_mean, x_mean = plain_fit(points, spots, weight)
     return scale, x_mean / scale[:, None] - X_mean
+
+
+@wrong_answer("13.8", says="NaN times 0 is NaN")
+def fit_guarded_but_with_nan(points, spots, weight):
+    scale, X_mean, x_mean = plain_fit(points, spots, weight)
+    known = scale.abs() > 1e-9  # NaN isn't
+    scale = scale.where(known, 0.0)
+    translation = x_mean / torch.where(known, scale, 1.0)[:, None] - X_mean
+    return scale, translation.where(known[:, None], 0.0)
+
+
+@wrong_answer("13.8", says="means are without weights")
+def fit_plain_means(points, spots, weight):
+    seen = weight[..., None] > 0
+    scale, X_mean, x_mean = plain_fit(points.where(seen, 0.0), spots.where(seen, 0.0), weight, (weight > 0).float())
+    return scale, x_mean / scale[:, None] - X_mean
+
+
+@wrong_answer("13.8", says="two points in one place")
+def fit_counts_points(points, spots, weight):
+    seen = weight[..., None] > 0
+    scale, X_mean, x_mean = plain_fit(points.where(seen, 0.0), spots.where(seen, 0.0), weight)
+    enough = seen.sum((1, 2)) > 1
+    translation = x_mean / scale[:, None] - X_mean
+    return scale.where(enough, 0.0), translation.where(enough[:, None], 0.0)
 
 
 @wrong_answer("13.8", says="divide by s")
