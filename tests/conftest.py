@@ -24,6 +24,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory):
+    """What is rendered or drawn at `smoke` is kept for one file of tests, in a data folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COURSE_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("COURSE_SCALE", "smoke")
+        yield
+
+
 HEADER = """\
 # ---
 # jupyter:

@@ -16,16 +16,9 @@ from course_lib.data.meshes import joint_matrix, sample_bodies, skin
 from course_lib.recipe import Linear
 from course_lib.studies import mpt as measured
 
+pytestmark = pytest.mark.usefixtures("own_data")
+
 SMOKE = CONFIGS["smoke"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_data(tmp_path_factory):
-    """Poses are drawn once for this file, into a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURSE_DATA", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("COURSE_SCALE", "smoke")
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,14 +16,7 @@ from course_lib.data.sets import rendered
 from course_lib.studies import sapiens
 from course_lib.studies import sapiens_tasks as tasks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def own_data(tmp_path_factory):
-    """Pictures are rendered once for this file, into a folder of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COURSE_DATA", str(tmp_path_factory.mktemp("data")))
-        patch.setenv("COURSE_SCALE", "smoke")
-        yield
+pytestmark = pytest.mark.usefixtures("own_data")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from course_lib.chapters.cameras import axis_angle_to_matrix
 from course_lib.data.person import Body, Person, load_body, pose_people
 from course_lib.data.schema import PersonLabel, Sample
 from course_lib.data.shards import Samples
-from course_lib.data.skeletons import columns, joint_names, regressor, sides
+from course_lib.data.skeletons import LIMBS, columns, joint_names, regressor, sides
 from course_lib.recipe import Batch
 
 LEAST_SEEN = 12  # of COCO's 17 points that must lie inside the picture
@@ -226,7 +226,6 @@ def crops(
 
 
 # ------------------------------------------------------------------------------------------------- what a data set has
-LIMBS = sides("sho elb wri hip kne ank")
 FACE = ["nose", *sides("eye ear")]
 WEAK_NAMES = (*LIMBS, *FACE, "neck", "pelv", "htop")  # what 2D labels may name
 ANNOTATED = {  # what each 2D data set names

@@ -44,6 +44,11 @@ class Regressor(NamedTuple):
     column: Tensor
     value: Tensor
 
+    def points(self, vertices: Tensor, count: int) -> Tensor:
+        """Vertices (P, V, 3) -> K = `count` points (P, K, 3) in the same space; those that are lacking are zero."""
+        shares = vertices[:, self.column] * self.value[:, None]  # (P, E, 3)
+        return shares.new_zeros(len(vertices), count, 3).index_add(1, self.row, shares)
+
 
 @lru_cache(maxsize=16)
 def regressor(name: str) -> Regressor:
@@ -73,12 +78,11 @@ def available(name: str) -> np.ndarray:
 
 def keypoints(vertices: Tensor, name: str) -> Tensor:
     """Vertices (P, V, 3) -> keypoints (P, K, 3) in the same space; points that the body lacks are zero."""
-    row, column, value = (entry.to(vertices.device) for entry in regressor(name))
     count = len(load_body().model.template)
     if vertices.ndim != 3 or vertices.shape[1] != count:
         raise ValueError(f"vertices are {tuple(vertices.shape)}, the current body needs (P, {count}, 3)")
-    points = vertices.new_zeros(len(vertices), len(FORMATS[name]), 3)
-    return points.index_add(1, row, vertices[:, column] * value[:, None])
+    entries = Regressor(*(entry.to(vertices.device) for entry in regressor(name)))
+    return entries.points(vertices, len(FORMATS[name]))
 
 
 @lru_cache(maxsize=16)

@@ -21,14 +21,13 @@ from torch import Tensor
 from course_lib.chapters.bodies import JOINT_NAMES, BodyModel, read_body_file
 from course_lib.chapters.cameras import axis_angle_to_matrix, matrix_to_axis_angle
 from course_lib.data.keypoints import FORMATS, Regressor, regressor
-from course_lib.data.person import load_body, sample_person
+from course_lib.data.person import SPLITS, identity_rng, load_body, sample_person
 from course_lib.data.poses import mirror_pose, sample_pose
 from course_lib.files import draft
 from course_lib.paths import body_file, data_dir
 from course_lib.threads import one_thread
 
 JOINT_FORMATS = ("h36m17", "lsp14", "coco17")  # evaluation on Human3.6M, METRO's 14 joints, what heatmaps show
-SPLITS = ("train", "val", "test")
 VERSION = 1  # of the files that pools are kept in
 
 # The joint of SMPL-X that is nearest to a point, for body files without keypoint tables
@@ -148,9 +147,7 @@ def drawn(split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     poses, betas = np.zeros((size, 55, 3), np.float32), np.zeros((size, 10), np.float32)
     for number in range(size):
         poses[number] = sample_pose(np.random.default_rng([0x705E, SPLITS.index(split), number]))
-        # the identity of `worlds.identity`: the same person as in the pictures of this split
-        person = sample_person(np.random.default_rng([0xB0D1E5, SPLITS.index(split), number]), clothed=False)
-        betas[number] = person.betas
+        betas[number] = sample_person(identity_rng(split, number), clothed=False).betas  # as in the split's pictures
     return poses, betas
 
 
@@ -191,8 +188,7 @@ def posed_bodies(betas: Tensor, pose: Tensor, heading: Tensor, identity: Tensor 
 def regress(matrix: Tensor, vertices: Tensor) -> Tensor:
     """Joint matrix (K, V) and vertices (N, V, 3) -> (N, K, 3), by its few entries that are not zero."""
     row, column = matrix.nonzero(as_tuple=True)
-    points = vertices.new_zeros(len(vertices), len(matrix), 3)
-    return points.index_add(1, row, vertices[:, column] * matrix[row, column, None])
+    return Regressor(row, column, matrix[row, column]).points(vertices, len(matrix))
 
 
 def headed(pose: Tensor, heading: Tensor) -> Tensor:

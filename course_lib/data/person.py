@@ -265,6 +265,14 @@ def pose_correctives(body: Body, rotations: np.ndarray) -> Tensor:
 # ---------------------------------------------------------------- drawing people
 
 
+SPLITS = ("train", "val", "test")
+
+
+def identity_rng(split: str, number: int) -> np.random.Generator:
+    """What person `number` of one of SPLITS is drawn from. Splits share nobody: the split is part of the seed."""
+    return np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
+
+
 def sample_person(rng: np.random.Generator, clothed: bool = True) -> Person:
     """Draw an adult: same state of `rng`, same person, always. `clothed=False` gives a mannequin (a grey figure)."""
     seed = int(rng.integers(2**31))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from course_lib.chapters.bodies import JOINT_NAMES, BodyModel
 from course_lib.chapters.cameras import axis_angle_to_matrix, matrix_to_axis_angle
+from course_lib.data.keypoints import Regressor
 from course_lib.data.person import load_body
 from course_lib.data.poses import sample_pose
 from course_lib.paths import OPEN_BODY
@@ -311,12 +312,12 @@ def format_entries(name: str) -> tuple[Tensor, Tensor, Tensor]:
     return row, vertex, weight / torch.zeros(len(one.joints), dtype=torch.float64).index_add(0, row, weight)[row]
 
 
-def entries(formats: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """The union's regressor as entries: row (E,), vertex (E,), weight (E,) float64; rows sum to one."""
+def entries(formats: tuple[str, ...]) -> Regressor:
+    """The union's regressor as entries, weights in float64; rows sum to one."""
     parts = [format_entries(one.name) for one in chosen(formats)]
     starts = [columns(formats, one.name).start for one in chosen(formats)]
     rows = torch.cat([row + start for (row, _, _), start in zip(parts, starts, strict=True)])
-    return rows, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
+    return Regressor(rows, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]))
 
 
 def regressor(formats: tuple[str, ...] = tuple(FORMATS)) -> Tensor:
@@ -330,9 +331,7 @@ def skeleton_points(vertices: Tensor, formats: tuple[str, ...] = tuple(FORMATS))
     """Vertices (B, V, 3) of the open body -> the union's joints (B, J, 3) in the same space, float64."""
     if vertices.ndim != 3 or vertices.shape[1:] != rest().vertices.shape:
         raise ValueError(f"vertices are {tuple(vertices.shape)}, the open body has (B, {len(rest().vertices)}, 3)")
-    row, vertex, weight = entries(formats)
-    points = vertices.new_zeros(len(vertices), len(joint_names(formats)), 3, dtype=torch.float64)
-    return points.index_add(1, row, vertices[:, vertex].double() * weight[:, None])
+    return entries(formats).points(vertices, len(joint_names(formats)))
 
 
 # ------------------------------------------------------------------------------------------------- people

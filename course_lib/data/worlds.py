@@ -23,7 +23,7 @@ from course_lib.data.keypoints import FORMATS, available, regressor, tolerance, 
 from course_lib.data.layers import Targets
 from course_lib.data.lighting import Lights, sample_lights
 from course_lib.data.objects import ObjectMesh, sample_object, stool
-from course_lib.data.person import Person, PosedPeople, load_body, pose_people, sample_person
+from course_lib.data.person import SPLITS, Person, PosedPeople, identity_rng, load_body, pose_people, sample_person
 from course_lib.data.poses import (
     FAMILIES,
     INDEX,
@@ -43,7 +43,6 @@ from course_lib.data.schema import Keypoints, PersonLabel, Sample
 from course_lib.data.sequences import sample_sequence, turned
 from course_lib.threads import one_thread
 
-SPLITS = ("train", "val", "test")
 CAST = 12  # people that a block of scenes draws from: dressing somebody takes longer than a picture
 BLOCK = {"train": 60, "val": 20, "test": 20}  # scenes in a block
 
@@ -176,9 +175,8 @@ def draw(rng: np.random.Generator, shares: dict):
 
 @lru_cache(maxsize=64)
 def identity(split: str, number: int) -> tuple[str, Person]:
-    """Person `number` of a split and their name. Splits share nobody: the split is part of the seed."""
-    rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
-    return f"{split}-{number:06d}", sample_person(rng)
+    """Person `number` of a split and their name."""
+    return f"{split}-{number:06d}", sample_person(identity_rng(split, number))
 
 
 def cast(world: World, name: str, split: str, seed: int, index: int) -> list[int]:
@@ -221,8 +219,7 @@ GROUPS: dict[str, Callable[[Person], str]] = {
 @lru_cache(maxsize=100_000)
 def traits(split: str, number: int) -> dict[str, str]:
     """The group of person `number` of a split in each of GROUPS."""
-    rng = np.random.default_rng([0xB0D1E5, SPLITS.index(split), number])
-    person = sample_person(rng, clothed=False)  # clothes are drawn last: nothing else changes
+    person = sample_person(identity_rng(split, number), clothed=False)  # clothes are drawn last: nothing else changes
     return {name: group(person) for name, group in GROUPS.items()}
 
 

@@ -17,7 +17,15 @@ from course_lib.data import dozens
 from course_lib.data.sets import rendered
 from course_lib.data.shards import MANIFEST, read_manifest
 from course_lib.data.skeletons import FORMATS as SKELETONS
-from course_lib.data.skeletons import SUBSETS, base_name, columns, joint_names, mirror_permutation, sample_poses
+from course_lib.data.skeletons import (
+    LIMBS,
+    SUBSETS,
+    base_name,
+    columns,
+    joint_names,
+    mirror_permutation,
+    sample_poses,
+)
 from course_lib.data.streams import TensorStream
 from course_lib.paths import data_dir
 from course_lib.recipe import Batch
@@ -43,7 +51,6 @@ class Benchmark:
     alone: bool = False
 
 
-LIMBS = dozens.LIMBS
 SEVENTEEN = ("htop", "neck", "pelv", "spin", "head", *LIMBS)  # 3DHP's and MuPoTS' joints
 BENCHMARKS = {
     "MuPoTS-3D": Benchmark("wild", "3dhp", SEVENTEEN, group=2),
@@ -119,11 +126,11 @@ def stream_of(config, seed: int = 0) -> "acae_training.ChunkedStream":
     return queues_over(config, datasets(config.side, config.formats, config.pictures), seed)
 
 
-def queues_over(config, data: dict[str, Batch], seed: int = 0) -> "acae_training.ChunkedStream":
-    """The same over given data sets."""
+def queues_over(config, data: dict[str, Batch], seed: int = 0, counts=None) -> "acae_training.ChunkedStream":
+    """The same over given data sets; counts, name -> examples of a batch: those of the mixture if None."""
     swap = mirror_permutation(joint_names(config.formats))
     change = acae_training.transform(config, swap, mirror_permutation(dozens.WEAK_NAMES))
-    counts = acae_training.BATCHES[config.mixture]
+    counts = counts or acae_training.BATCHES[config.mixture]
     return acae_training.ChunkedStream(data, counts, seed, change, late=config.late)
 
 
@@ -244,7 +251,7 @@ def measured(model: nn.Module, config, coder) -> Metrics:
 
 
 # ------------------------------------------------------------------------------------------------- training
-def settings(config, seed: int = 0) -> dict:
+def settings(config) -> dict:
     """What a phase's recipe takes besides configuration, stream and start."""
     needed = config.loss in ("regularised", "direct", "hybrid")
     return names_of(config) | {"autoencoder": autoencoder(config.formats) if needed else None}
@@ -269,9 +276,7 @@ def backbone(config, folder: Path) -> tuple[nn.Module, Metrics]:
     ((world, pictures),) = config.pictures
     note_data(folder, folder_of(world, counted(pictures)))
     data = {"all": one_skeleton(crops(world, pictures, config.side, config.formats))}
-    swaps = mirror_permutation(joint_names(config.formats)), mirror_permutation(dozens.WEAK_NAMES)
-    change = acae_training.transform(config, *swaps)
-    stream = acae_training.ChunkedStream(data, {"all": config.batch_size}, config.seed, change, late=config.late)
+    stream = queues_over(config, data, config.seed, {"all": config.batch_size})
     names = joint_names(config.formats)
     run = train(acae_training.recipe(config, stream, names), folder / "fit")
     model = round_weights(run.model).eval()
