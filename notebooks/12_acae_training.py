@@ -287,6 +287,7 @@ class EfficientNetV2(nn.Module):
         return features if self.classifier is None else self.classifier(features.mean((2, 3)))
 
 
+# %% tags=["export"]
 def start(module: nn.Module) -> None:
     """Weights to begin with: He's for what leaves a convolution; small and even for the classifier. As torchvision."""
     if isinstance(module, nn.Conv2d):
@@ -3102,6 +3103,7 @@ NETWORKS = BACKBONES | {"tiny": TINY}
 LOSSES = ("separate", "internal", "regularised", "direct", "hybrid")
 
 
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Augmentation:
     """degrees: largest turn; scale, shift: largest change as shares of the size; flip: chance; colour: of a channel's
@@ -3114,6 +3116,7 @@ class Augmentation:
     colour: float = 0.15
 
 
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Config:
     """A pose network and one phase of its training.
@@ -3305,6 +3308,7 @@ def plain_view(side: int, batch: Batch) -> Batch:
     return batch | {"image": image, "K": new_camera(batch["K"], side, wide, 1.0, torch.zeros(2))}
 
 
+# %% tags=["export"]
 def augmented(
     augmentation: Augmentation, side: int, swap: Tensor, swap_weak: Tensor, one: Batch, generator: torch.Generator
 ) -> Batch:
@@ -3536,6 +3540,7 @@ def recipe(
     )
 
 
+# %% tags=["export"]
 def with_data(config: Config, folders: list) -> Recipe:
     """For a launch: the recipe with queues over rendered worlds, a folder each, and everything that goes with them."""
     return resolved(f"{RUNS}:launched")(config, folders)
@@ -3848,6 +3853,7 @@ def arm_config(arm: Arm, steps: int) -> Config:
     )  # fmt: skip
 
 
+# %% tags=["export"]
 STUDY_STEPS = 120
 INITIAL_LENGTHS = {"30": Arm(0.25), "60": Arm(0.5), "120": Arm(), "240": Arm(2.0), "480": Arm(4.0)}
 TUNINGS = {"15": Arm(tuning=0.125), "30": Arm(), "60": Arm(tuning=0.5)}
