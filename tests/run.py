@@ -36,7 +36,6 @@ OWN_GROUP = {
     ],
     "data scripts": ["test_assets.py"],
     "launches": ["test_launch*.py"],
-    "notebooks": ["test_notebooks.py"],
 }
 
 
@@ -61,10 +60,10 @@ def pytest_commands(files: list[str]) -> list[list[str]]:
     return [[*PYTEST, *files]] if files else []
 
 
-def notebook_commands(folder: str, tests: list[str]) -> list[list[str]]:
-    """nbval over one edition, and beside it the tests of notebooks; copies that a build kept (`*.yours*`) are not ours to run."""
+def notebook_commands(folder: str) -> list[list[str]]:
+    """nbval over one edition; copies that a build kept (`*.yours*`) are not ours to run."""
     notebooks = sorted(str(path) for path in (ROOT / folder).glob("[0-9][0-9]_*.ipynb") if ".yours" not in path.name)
-    return [[*NBVAL, *tests, *notebooks]] if notebooks else pytest_commands(tests)
+    return [[*NBVAL, *notebooks]] if notebooks else []
 
 
 def groups() -> list[Group]:
@@ -81,8 +80,8 @@ def groups() -> list[Group]:
         Group("checks x wrong answers", 3, own_pytest["checks x wrong answers"]),
         Group("parity", 3, own_pytest["parity"]),
         Group("data scripts", 3, own_pytest["data scripts"]),
-        Group("notebooks, student", 4, notebook_commands("notebooks", own["notebooks"])),
-        Group("notebooks, complete", 4, notebook_commands("solutions", []), {"COURSE_STRICT": "1"}),
+        Group("notebooks, student", 4, notebook_commands("notebooks")),
+        Group("notebooks, complete", 4, notebook_commands("solutions"), {"COURSE_STRICT": "1"}),
         Group("launches", 4, own_pytest["launches"]),
     ]
 
