@@ -260,6 +260,17 @@ def test_a_living_lock_refuses_and_a_dead_one_is_taken_over(tmp_path):
     assert not lock.exists()
 
 
+def test_a_lock_that_is_just_being_written_refuses_and_an_old_empty_one_is_taken_over(tmp_path):
+    lock = tmp_path / making.LOCK
+    lock.touch()
+    with pytest.raises(MakeError, match="being made by another process"):
+        make("studio", 1, tmp_path, **SMALL)
+    assert lock.exists()
+    os.utime(lock, (0, 0))  # a power cut left it
+    make("studio", 1, tmp_path, **SMALL)
+    assert not lock.exists()
+
+
 def test_a_full_disk_keeps_whole_shards_and_says_so(tmp_path, monkeypatch, whole):
     right = shards.write_shard
 

@@ -43,6 +43,10 @@ class MakeError(RuntimeError):
     """Data could not be made; the message says what is whole and what to do."""
 
 
+class InUse(MakeError):
+    """Another process makes this folder at this moment."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the bytes of a data folder depend on."""
@@ -186,17 +190,21 @@ def _alive(owner: dict) -> bool:
 
 @contextmanager
 def locked(out: Path, part: Part | None = None) -> Iterator[None]:
-    """Holds the folder's lock, or that of a part of it. MakeError if another process has it, or has the folder where a
+    """Holds the folder's lock, or that of a part of it. InUse if another process has it, or has the folder where a
     part is asked for, or a part where the folder is; a lock of a process that died is taken over."""
     name = LOCK if part is None else f"{LOCK}-{part[0]}-of-{part[1]}"
     for other in (out / LOCK, out / name) if part else sorted(out.glob(f"{LOCK}*")):
-        if _alive(owner := _read_lock(other)):
-            raise MakeError(f"{out} is being made by process {owner['pid']}: wait for it, or use another folder")
-        other.unlink(missing_ok=True)
+        owner = _read_lock(other)
+        if owner and _alive(owner):
+            raise InUse(f"{out} is being made by process {owner['pid']}: wait for it, or use another folder")
+        if owner == {} and _new_and_empty(other):  # its process is about to say who it is
+            raise InUse(f"{out} is being made by another process: wait for it, or delete {other}")
+        if owner is not None:
+            other.unlink(missing_ok=True)
     try:
         handle = os.open(out / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        raise MakeError(f"{out} is being made by another process: wait for it, or delete {out / name}") from None
+        raise InUse(f"{out} is being made by another process: wait for it, or delete {out / name}") from None
     with os.fdopen(handle, "w") as stream:
         json.dump({"pid": os.getpid(), "started": psutil.Process().create_time()}, stream)
     try:
@@ -205,11 +213,23 @@ def locked(out: Path, part: Part | None = None) -> Iterator[None]:
         (out / name).unlink(missing_ok=True)
 
 
-def _read_lock(lock: Path) -> dict:
+def _read_lock(lock: Path) -> dict | None:
+    """Who holds a lock: {} where that can't be read, None where there is no lock (any more)."""
     try:
         return json.loads(lock.read_text())
+    except FileNotFoundError:
+        return None
     except (OSError, json.JSONDecodeError):
         return {}
+
+
+def _new_and_empty(lock: Path) -> bool:
+    """Whether a lock was made in the last seconds and nothing is written in it yet."""
+    try:
+        found = lock.stat()
+    except OSError:
+        return False
+    return found.st_size == 0 and time.time() - found.st_mtime < 5
 
 
 def open_folder(out: Path, settings: dict) -> dict:

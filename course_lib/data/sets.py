@@ -1,11 +1,15 @@
 """The rendered data sets that chapters train and test on: made once, kept in the data folder, read from there."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from course_lib.data.make import make
+from course_lib.data.make import InUse, make
 from course_lib.data.shards import Samples
 from course_lib.paths import data_dir
 from course_lib.scale import scale
+
+PATIENCE = 2.0  # seconds that another process is waited for before that is said
 
 
 def rendered(
@@ -14,13 +18,27 @@ def rendered(
     """The folder of the first `count` pictures of a world's split, rendered where it is not there yet.
 
     formats, options (seed, views, ...): as `course_lib.data.make.make` takes them. Whatever the pictures depend on is
-    in the folder's name; a set that was left unfinished is continued."""
+    in the folder's name; a set that was left unfinished is continued, one that another process makes is waited for."""
     small = scale() == "smoke"
     said = [f"{name}{value}" for name, value in options.items() if (name, value) != ("seed", 0)]
     folder = data_dir() / "-".join([world, split, *said, *formats, str(size), str(count)])
-    return make(
-        world, count, folder, size, 0 if small else 2, split=split, formats=formats, progress=not small, **options
+    workers = 0 if small else 2
+    return when_free(
+        lambda: make(world, count, folder, size, workers, split=split, formats=formats, progress=not small, **options)
     )
+
+
+def when_free(make_it: Callable[[], Path]) -> Path:
+    """What `make_it` returns, once no other process (a second notebook, say) is at work in its folder."""
+    start, told = time.monotonic(), False
+    while True:
+        try:
+            return make_it()
+        except InUse as error:
+            if not told and time.monotonic() - start > PATIENCE:
+                print(f"waiting, since {error}", flush=True)
+                told = True
+            time.sleep(0.1)
 
 
 def people_samples(

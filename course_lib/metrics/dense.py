@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from course_lib.metrics.common import as_maps, require_finite, require_shape, require_some
 
@@ -27,6 +26,9 @@ def confusion_matrix(prediction: Tensor, target: Tensor, classes: int, ignore: i
     known = target != ignore
     if ((prediction < 0) | (prediction >= classes))[known].any() or ((target < 0) | (target >= classes))[known].any():
         raise ValueError(f"class numbers go from 0 to {classes - 1}, and {ignore} is ignored in the target")
+    # here, since its package takes longer to import than PyTorch itself: workers and notebooks that only train never do
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     # validate_args would sort every pixel, only to say the same
     return multiclass_confusion_matrix(prediction[known], target[known], classes, validate_args=False)
 

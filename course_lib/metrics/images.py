@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from course_lib.metrics.common import as_maps, require_finite, require_shape, require_some
 
@@ -23,6 +22,9 @@ def psnr(prediction: Tensor, target: Tensor, mask: Tensor | None = None, box: Te
 
     The prediction is clipped to [0, 1] first, as LVSM's evaluation does. Infinite where the pictures are equal.
     """
+    # here, since its package takes longer to import than PyTorch itself: who measures no picture needs it not
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     parts = cut(prediction, target, mask, box)
     return torch.stack([peak_signal_noise_ratio(p[:, m].clamp(0, 1), t[:, m], data_range=1.0) for p, t, m in parts])
 
@@ -38,6 +40,8 @@ def ssim(prediction: Tensor, target: Tensor, mask: Tensor | None = None, box: Te
 
 def picture_ssim(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Of one picture (C, H, W) and its mask (H, W)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     if min(mask.shape) <= 2 * MARGIN:
         raise ValueError(f"SSIM's window is 11 x 11 pixels, the picture or box only {tuple(mask.shape)}")
     mask = mask[MARGIN:-MARGIN, MARGIN:-MARGIN]
