@@ -51,12 +51,12 @@ class Source:
         """The value of one of the source's own options."""
         return self.values[name]
 
-    def groups(self) -> list[str]:
-        """Paths under the root, sorted. SourceError where there is none."""
+    def groups(self) -> list:
+        """Paths under the root, sorted (or whatever else `items` takes). SourceError where there is none."""
         found = sorted(str(path.relative_to(self.root)) for path in self.root.glob(self.pattern) if path.is_file())
         return self.some(found)
 
-    def some(self, groups: list[str]) -> list[str]:
+    def some(self, groups: list) -> list:
         """The groups themselves; SourceError, with the layout that is expected, where there is none."""
         if not groups:
             held = sorted(shown(path.name) for path in self.root.iterdir())[:8] if self.root.is_dir() else []
@@ -67,9 +67,13 @@ class Source:
             )
         return groups
 
-    def items(self, group: str) -> Iterable[Item]:
+    def items(self, group) -> Iterable[Item]:
         """The items of a group, whose annotations are all checked."""
         raise NotImplementedError
+
+    def chosen(self, items: list[Item]) -> list[Item]:
+        """Called once with all good items, in order: what depends on all of them. Here: the items themselves."""
+        return items
 
     def read(self, item: Item) -> list[Sample] | list[Record]:
         """What is made of an item: samples, or records where `tables` is set."""
