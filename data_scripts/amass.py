@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from course_lib.real.bodies import Z_TO_Y_UP, body_of, from_family, gender_of, turned
-from course_lib.real.checks import checked, differs, expect
+from course_lib.real.checks import checked, differs, expect, shown
 from course_lib.real.convert import main
 from course_lib.real.safe import read_npz
 from course_lib.real.source import Item, Record, Source
@@ -57,7 +57,7 @@ class Amass(Source):
     def items(self, group: str) -> Iterator[Item]:
         """One: the whole motion."""
         table = self.motion(group)
-        key = group.removesuffix(".npz").replace("/", "-")
+        key = group.removesuffix(".npz")
         if len(table["poses"]) < 2:
             yield Item(key, (), f"{group}: expected a motion, found {len(table['poses'])} frames")
             return
@@ -105,8 +105,8 @@ class Amass(Source):
         pose[:, 0] = turned(pose[:, 0], Z_TO_Y_UP)
         betas = np.repeat(table["betas"][None], count, 0).astype(np.float32)
         record = {"pose": pose, "betas": betas, "time": times.astype(np.float32)}
-        texts = {"gender": table["gender"], "family": table["family"], "subject": str(Path(group).parent)}
-        record |= {name: np.full(count, text) for name, text in (texts | {"motion": item.key}).items()}
+        texts = {"gender": table["gender"], "family": table["family"], "subject": shown(Path(group).parent)}
+        record |= {name: np.full(count, text) for name, text in (texts | {"motion": shown(group)}).items()}
         return [record | self.translation(table, betas, frames)]
 
     def translation(self, table: dict, betas: np.ndarray, frames: np.ndarray) -> Record:

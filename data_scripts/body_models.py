@@ -83,7 +83,7 @@ class BodyModels(Source):
         shapes = NEEDED | {"posedirs": ("V", 3, 9 * (sizes["J"] - 1))} | {k: EXTRAS[k] for k in EXTRAS if k in table}
         found = {k: expect(table, path, k, shape, KIND[k], sizes=sizes) for k, shape in shapes.items()}
         check_body(path, found, tree)
-        found["kintree_table"] = np.where(tree == 2**32 - 1, -1, tree)
+        found["kintree_table"] = np.where(tree == 2**32 - 1, -1, tree.astype(np.int64))
         return {k: a.astype(np.int64 if KIND[k] == "i" else np.float32) for k, a in found.items()}, family
 
 

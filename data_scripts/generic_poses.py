@@ -10,14 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from course_lib.data.schema import PersonLabel, Sample
-from course_lib.real.checks import check_in_front, check_intrinsics, check_people, check_rotation, differs, expect
+from course_lib.real.checks import (
+    check_in_front,
+    check_intrinsics,
+    check_people,
+    check_reprojection,
+    check_rotation,
+    differs,
+    expect,
+)
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, clipped, image_field, mask_box, points_field
 from course_lib.real.safe import read_image, read_mask, read_npz
 from course_lib.real.source import Item, Source
 
 METRE = 1000.0  # millimetres
-KEYS = ("images", "joints", "names", "K", "R", "t", "valid", "subjects", "masks", "scenes", "views", "frames")
+KEYS = ("images", "joints", "names", "K", "R", "t", "points", "valid", "subjects", "masks", "scenes", "views", "frames")
 
 
 class GenericPoses(Source):
@@ -32,11 +40,13 @@ class GenericPoses(Source):
                    joints (N, J, 3) millimetres in the world, NaN where unknown; names (J,) text
                    K (3, 3) or (N, 3, 3) pixels, R the same, t (3,) or (N, 3) millimetres: x_camera = R x + t,
                    camera axes x right, y down, z forward; pixel centres at integer + 0.5
-                   if you have them: valid (N,) which rows to take; subjects (N,) text; scenes, views, frames (N,) numbers;
+                   if you have them: points (N, J, 2) pixels, as labelled; valid (N,) which rows to take;
+                   subjects (N,) text; scenes, views, frames (N,) numbers;
                    masks (N,) text: paths of pictures that are not 0 on the person, "" for none
         pictures
     """
     pattern = "*.npz"
+    options = {"apart": {"type": float, "default": 15.0, "help": "pixels that labelled points may be off (15)"}}
     corrections = ("millimetres become metres", "rows that are not valid, or without a joint, are left out")
 
     def items(self, group: str) -> Iterator[Item]:
@@ -67,6 +77,10 @@ class GenericPoses(Source):
         seen = np.einsum("nij,nkj->nki", found["R"], joints) + found["t"][:, None]
         check_in_front(seen, path, "joints")
         check_distance(seen, path)
+        if "points" in table:
+            found["points"] = expect(table, path, "points", ("N", "J", 2), nan=True, sizes=sizes)
+            apart = self.option("apart")
+            check_reprojection(projected(seen, found["K"]), found["points"], path, "points", apart)
         valid = expect(table, path, "valid", ("N",), "b", sizes=sizes) if "valid" in table else np.ones(sizes["N"])
         found |= {"valid": valid.astype(bool)}
         texts = {k: expect(table, path, k, ("N",), "U", sizes=sizes) for k in ("subjects", "masks") if k in table}
@@ -76,7 +90,7 @@ class GenericPoses(Source):
     def read(self, item: Item) -> list[Sample]:
         """A picture with its people."""
         group, image, rows, number = item.place
-        table = self.table(group)
+        table = self.once(group, self.table)
         pixels = read_image(self.root / image)
         size, row = pixels.shape[:2], rows[0]
         K, R, t = table["K"][row], table["R"][row], table["t"][row] / METRE
@@ -112,16 +126,26 @@ def check_distance(points: np.ndarray, path: Path) -> None:
         expect(middle, path, "t", (), low=300, high=200_000, unit="millimetres")
 
 
+def projected(seen: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Points (N, J, 3) in camera axes, K (N, 3, 3) -> pixels (N, J, 2); NaN behind the camera."""
+    spots = np.einsum("nij,nkj->nki", K, seen)
+    return np.where(seen[..., 2:] > 0, spots[..., :2] / np.maximum(spots[..., 2:], 1e-6), np.nan)
+
+
 def person(table: dict, row: int, name: str, size: tuple[int, int], mask: np.ndarray | None) -> PersonLabel:
     """The label of a row."""
     joints = table["joints"][row] / METRE
     seen = joints @ table["R"][row].T + table["t"][row] / METRE
-    spots = seen @ table["K"][row].T
-    spots = np.where(seen[:, 2:] > 0, spots[:, :2] / np.maximum(spots[:, 2:], 1e-6), np.nan)
+    spots = projected(seen[None], table["K"][row : row + 1])[0]
+    if not ((spots >= 0) & (spots < size[::-1])).all(1).any():
+        raise differs(
+            f"row {row}", "joints", "some in the picture", "none", "do K, R, t and the picture belong together?"
+        )
     full = box_around(spots, margin=0.05)
     box = clipped(full, size) if mask is None or not mask.any() else mask_box(mask)
+    points = points_field(table["points"][row] if "points" in table else spots, size, joints)
     identity = str(table["subjects"][row]) if "subjects" in table else ""
-    return PersonLabel(identity, box=box, full_box=full, keypoints={name: points_field(spots, size, joints)})
+    return PersonLabel(identity, box=box, full_box=full, keypoints={name: points})
 
 
 def instances(masks: list[np.ndarray | None]) -> np.ndarray | None:

@@ -6,7 +6,6 @@
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from course_lib.data.schema import Sample
 from course_lib.real.checks import SourceError, shown
@@ -53,7 +52,7 @@ class Photographs(Source):
         """The pictures of a chunk; their sizes are looked at."""
         first, paths = group
         for number, path in enumerate(paths, start=first):
-            yield Item(key_of(path), (path, number), self.problem(path))
+            yield Item(path, (path, number), self.problem(path))
 
     def problem(self, path: str) -> str:
         """What is wrong with a picture, "" for nothing. One that is far too large is set aside like others: a pool
@@ -69,11 +68,6 @@ class Photographs(Source):
         """One picture without labels."""
         path, number = item.place
         return [Sample(scene=number, image=image_field(read_image(self.root / path, upright=True)))]
-
-
-def key_of(path: str) -> str:
-    """A path as a key: folders joined by dashes, the ending kept, so that a.jpg and a.png are two."""
-    return str(Path(path)).replace("/", "-").replace(".", "_")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """3DPW -> shards. `python data_scripts/threedpw.py --root R --out O --split test`
 
-ACAE evaluates on all three splits and 24 joints; MPT fine-tunes on train and evaluates 14 joints regressed from vertices,
-which need the gendered SMPL files (--bodies).
+ACAE evaluates on all three splits and 24 joints; MPT fine-tunes on train and evaluates 14 joints regressed from
+vertices, which need the gendered SMPL files (--bodies).
 """
 
 import sys
@@ -99,7 +99,7 @@ class ThreeDPW(Source):
     def read(self, item: Item) -> list[Sample]:
         """A frame with its people."""
         group, frame, people, image = item.place
-        table = self.sequence(group)
+        table = self.once(group, self.sequence)
         pixels = read_image(self.root / image)
         size, camera = pixels.shape[:2], table["cam_poses"][frame].astype(np.float32)
         check_intrinsics(table["K"], self.root / group, "cam_intrinsics", size)

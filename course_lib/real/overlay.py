@@ -58,7 +58,7 @@ def draw(ax: Axes, sample: Sample) -> None:
         draw_person(ax, sample, person, COLOURS[number % len(COLOURS)])
     apart = reprojection(sample)
     note = "" if np.isnan(apart) else f"\njoints to projections: {apart:.2f} pixels"
-    ax.set_title(f"{sample.key}{note}", fontsize=7)
+    ax.text(0.5, 1.01, f"{sample.key}{note}", fontsize=7, ha="center", va="bottom", transform=ax.transAxes)
     height, width = sample.image.shape[1:]
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.axis("off")

@@ -1,6 +1,6 @@
 """What a data script says about its source: how one gets it, what is in its folder, how an item of it is read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,6 +46,17 @@ class Source:
     def __init__(self, root: str | Path, **options):
         self.root = Path(root)
         self.values = {name: settings.get("default") for name, settings in self.options.items()} | options
+        self.kept: tuple | None = None
+
+    def __getstate__(self) -> dict:
+        """For worker processes: without what `once` keeps."""
+        return self.__dict__ | {"kept": None}
+
+    def once(self, group, read: Callable) -> Any:
+        """What read(group) returns, kept until another group is asked for: its frames come one after another."""
+        if self.kept is None or self.kept[0] != group:
+            self.kept = (group, read(group))
+        return self.kept[1]
 
     def option(self, name: str) -> Any:
         """The value of one of the source's own options."""
