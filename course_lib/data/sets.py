@@ -1,11 +1,14 @@
-"""The rendered data sets that chapters train and test on: made once, kept in the data folder, read from there."""
+"""The rendered data sets that chapters train and test on: made once, kept in the data folder, read from there.
+
+A data script (`data_scripts/`) may have put real shards under the name of a rendered set: then chapters take those.
+"""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from course_lib.data.make import InUse, make
-from course_lib.data.shards import Samples
+from course_lib.data.shards import MANIFEST, Samples, ShardError, read_manifest
 from course_lib.paths import data_dir
 from course_lib.scale import scale
 
@@ -22,6 +25,8 @@ def rendered(
     small = scale() == "smoke"
     said = [f"{name}{value}" for name, value in options.items() if (name, value) != ("seed", 0)]
     folder = data_dir() / "-".join([world, split, *said, *formats, str(size), str(count)])
+    if is_real(folder):
+        return folder
     workers = 0 if small else 2
     return when_free(
         lambda: make(world, count, folder, size, workers, split=split, formats=formats, progress=not small, **options)
@@ -39,6 +44,15 @@ def when_free(make_it: Callable[[], Path]) -> Path:
                 print(f"waiting, since {error}", flush=True)
                 told = True
             time.sleep(0.1)
+
+
+def is_real(folder: Path) -> bool:
+    """Whether a data script has filled this folder. ShardError where it was not finished."""
+    if not (folder / MANIFEST).exists() or (manifest := read_manifest(folder))["settings"].get("split") != "real":
+        return False
+    if not manifest["complete"]:
+        raise ShardError(f"{folder} is not complete: run the data script that fills it again")
+    return True
 
 
 def people_samples(
