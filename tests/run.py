@@ -19,7 +19,7 @@ OWN_GROUP = {
         *("test_cameras.py", "test_bodies.py", "test_rendering.py", "test_transformers.py", "test_metrics_*.py"),
         *("test_sapiens_*.py", "test_released.py"),
     ],
-    "data scripts": ["test_assets.py"],
+    "data scripts": ["test_assets.py", "test_real_*.py"],
     "launches": ["test_launch*.py"],
     "notebooks": ["test_notebooks.py"],
 }

@@ -130,17 +130,17 @@ _progress = None
 _TRIM, _PAD, _MMAP = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
 
 
-def _start_worker(progress) -> None:
+def start_worker(progress=None) -> None:
     """Runs once in every worker: one torch thread, Ctrl-C is the parent's business, pictures are counted together."""
     global _progress
     _progress = progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     keep_memory()
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """Ends this worker when its parent is killed: it would go on rendering for nobody."""
     multiprocessing.parent_process().join()
     os._exit(1)
@@ -212,11 +212,12 @@ def _read_lock(lock: Path) -> dict:
         return {}
 
 
-def open_folder(out: Path, settings: dict) -> dict:
-    """The manifest of a new or an earlier run in this folder. MakeError if the folder holds other data."""
+def open_folder(out: Path, settings: dict, ours: tuple[str, ...] = ()) -> dict:
+    """The manifest of a new or an earlier run in this folder. MakeError if the folder holds other data; files whose
+    names are `ours` may lie there."""
     wanted = json.loads(json.dumps(settings))  # as the file has them
     if not (out / shards.MANIFEST).exists():
-        strangers = [p.name for p in out.iterdir() if not p.name.startswith(".") and not p.name.startswith("shard-")]
+        strangers = [p.name for p in out.iterdir() if not p.name.startswith((".", "shard-")) and p.name not in ours]
         if strangers:
             raise MakeError(f"{out} is not empty ({strangers[0]} is in it) and has no manifest: choose a new folder")
         return {
@@ -384,7 +385,7 @@ def _make_in_workers(
 ) -> None:
     context, done = multiprocessing.get_context("spawn"), bar.n
     counter = context.Value("l", 0)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (counter,))
+    pool = ProcessPoolExecutor(workers, context, start_worker, (counter,))
     try:
         waiting = {pool.submit(make_shard, settings, number, str(out)) for number in missing}
         while waiting:
@@ -392,7 +393,7 @@ def _make_in_workers(
             bar.update(max(0, done + counter.value - bar.n))
             _collect(out, manifest, finished, bar)
     except BaseException:  # Ctrl-C too: stop the workers now, their half shards are under other names
-        _terminate(pool)
+        terminate(pool)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -408,7 +409,7 @@ def _collect(out: Path, manifest: dict, finished: set[Future], bar: tqdm) -> Non
         raise errors[0].exception()
 
 
-def _terminate(pool: ProcessPoolExecutor) -> None:
+def terminate(pool: ProcessPoolExecutor) -> None:
     for process in list((getattr(pool, "_processes", None) or {}).values()):
         process.terminate()
 
