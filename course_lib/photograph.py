@@ -16,6 +16,8 @@ from course_lib.chapters.david_models import HUMAN, David
 from course_lib.chapters.sapiens_dense import DensePredictor
 from course_lib.chapters.sapiens_pose import PoseEstimator, crop_people, predict
 from course_lib.chapters.sapiens_pretraining import (
+    MEAN,
+    STD,
     MaskedAutoencoder,
     normalize,
     patchify,
@@ -98,12 +100,15 @@ def painted(model: MaskedAutoencoder, crop: Tensor) -> Panels:
     image = interpolate(crop, size=(grid[0] * patch, grid[1] * patch), mode="area")
     noise = torch.rand(1, grid[0] * grid[1], generator=torch.Generator().manual_seed(0))
     answer, mask = model(normalize(image), noise)
-    patches = patchify(image, patch)
+    patches = patchify(normalize(image), patch)
     mean, spread = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     hidden = mask[..., None].bool()
     filled = unpatchify(torch.where(hidden, answer * spread + mean, patches), patch, grid)
-    left = unpatchify(torch.where(hidden, 0.5, patches), patch, grid)
-    pictures = [("square", image), ("visible", left), ("painted", filled)]
+    left = unpatchify(torch.where(hidden, 0.0, patches), patch, grid)
+    back = [
+        each * image.new_tensor(STD).view(3, 1, 1) + image.new_tensor(MEAN).view(3, 1, 1) for each in (left, filled)
+    ]
+    pictures = [("square", image), ("visible", back[0]), ("painted", back[1])]
     return [(title, plots.to_picture(each[0])) for title, each in pictures]
 
 
