@@ -28,7 +28,7 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, image_field, points_field
-from course_lib.real.lens import undistorted
+from course_lib.real.lens import pinhole, undistorted
 from course_lib.real.safe import BROKEN, opened, read_image, unreadable
 from course_lib.real.source import Item, Source
 
@@ -192,8 +192,7 @@ def scene_of(group: str) -> int:
 
 def projected(points: np.ndarray, view: dict[str, np.ndarray]) -> np.ndarray:
     """World points (..., 3) -> pixels (..., 2)."""
-    pixels = (points @ view["R"].T + view["t"]) @ view["K"].T
-    return pixels[..., :2] / pixels[..., 2:]
+    return pinhole(points @ view["R"].T + view["t"], view["K"])
 
 
 def check_view(joints: np.ndarray, view: dict[str, np.ndarray], path: Path, name: str) -> None:

@@ -1,8 +1,14 @@
-"""Lens distortion as OpenCV has it, taken out of pictures: afterwards K, R, t alone say where a point is seen."""
+"""Where a camera sees points; lens distortion, as OpenCV has it, taken out of pictures, so that K alone says it."""
 
 import numpy as np
 import torch
 from torch.nn.functional import grid_sample
+
+
+def pinhole(points: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Points (..., 3) in a camera's axes -> pixels (..., 2)."""
+    pixels = points @ K.T
+    return pixels[..., :2] / pixels[..., 2:]
 
 
 def distorted(points: np.ndarray, K: np.ndarray, lens: np.ndarray) -> np.ndarray:
