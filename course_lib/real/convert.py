@@ -99,7 +99,7 @@ def why(error: Exception) -> str:
 # ---------------------------------------------------------------- 1 checking
 
 
-def examine(source: Source, group: str) -> tuple[list[Item], str]:
+def examine(source: Source, group) -> tuple[list[Item], str]:
     """The items of a group, and what is bad about it as a whole, "" for nothing. UnsafeFile ends the run."""
     try:
         return list(source.items(group)), ""
@@ -126,7 +126,7 @@ def find(source: Source, limit: int | None = None, workers: int = 0, progress: b
     part = None if limit is None else -(-limit // max(1, len(groups)))
     items = evenly([item for items in found for item in evenly(items, part)], limit)
     bad_items = {shown(item.key): item.problem for item in items if item.problem}
-    good = with_keys([item for item in items if not item.problem])
+    good = source.chosen(with_keys([item for item in items if not item.problem]))
     return Found(good, dict(sorted(bad_groups.items())), bad_items, len(groups))
 
 

@@ -58,7 +58,7 @@ def draw(ax: Axes, sample: Sample) -> None:
         draw_person(ax, sample, person, COLOURS[number % len(COLOURS)])
     apart = reprojection(sample)
     note = "" if np.isnan(apart) else f"\njoints to projections: {apart:.2f} pixels"
-    ax.set_title(f"{sample.key}{note}", fontsize=7)
+    ax.text(0.5, 1.01, f"{sample.key}{note}", fontsize=7, ha="center", va="bottom", transform=ax.transAxes)
     height, width = sample.image.shape[1:]
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.axis("off")
@@ -113,8 +113,9 @@ def figure(samples: list[Sample], columns: int = 3) -> Figure:
     columns = max(1, min(columns, len(samples)))
     rows = -(-len(samples) // columns)
     height, width = samples[0].image.shape[1:]
-    side = 4.2
-    found = Figure((side * columns, (side * min(1.6, max(0.5, height / width)) + 0.4) * rows), layout="constrained")
+    box = 4.2, 4.2 * min(1.6, max(0.5, height / width))  # inches
+    found = Figure((box[0] * columns, (box[1] + 0.4) * rows))
+    found.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.4 / ((box[1] + 0.4) * rows), 0.02, 0.4 / box[1])
     FigureCanvasAgg(found)
     for ax, sample in zip(found.subplots(rows, columns, squeeze=False).ravel(), samples, strict=False):
         draw(ax, sample)
@@ -129,4 +130,4 @@ def save(folder: Path, path: Path, most: int = 6) -> None:
     count = min(most, len(samples))
     if count:
         with draft(path) as beside:
-            figure([samples[n * len(samples) // count] for n in range(count)]).savefig(beside, format="png", dpi=130)
+            figure([samples[n * len(samples) // count] for n in range(count)]).savefig(beside, format="png", dpi=110)

@@ -1,6 +1,6 @@
 """What a data script says about its source: how one gets it, what is in its folder, how an item of it is read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,17 +46,28 @@ class Source:
     def __init__(self, root: str | Path, **options):
         self.root = Path(root)
         self.values = {name: settings.get("default") for name, settings in self.options.items()} | options
+        self.kept: tuple | None = None
+
+    def __getstate__(self) -> dict:
+        """For worker processes: without what `once` keeps."""
+        return self.__dict__ | {"kept": None}
+
+    def once(self, group, read: Callable) -> Any:
+        """What read(group) returns, kept until another group is asked for: its frames come one after another."""
+        if self.kept is None or self.kept[0] != group:
+            self.kept = (group, read(group))
+        return self.kept[1]
 
     def option(self, name: str) -> Any:
         """The value of one of the source's own options."""
         return self.values[name]
 
-    def groups(self) -> list[str]:
-        """Paths under the root, sorted. SourceError where there is none."""
+    def groups(self) -> list:
+        """Paths under the root, sorted (or whatever else `items` takes). SourceError where there is none."""
         found = sorted(str(path.relative_to(self.root)) for path in self.root.glob(self.pattern) if path.is_file())
         return self.some(found)
 
-    def some(self, groups: list[str]) -> list[str]:
+    def some(self, groups: list) -> list:
         """The groups themselves; SourceError, with the layout that is expected, where there is none."""
         if not groups:
             held = sorted(shown(path.name) for path in self.root.iterdir())[:8] if self.root.is_dir() else []
@@ -67,9 +78,13 @@ class Source:
             )
         return groups
 
-    def items(self, group: str) -> Iterable[Item]:
+    def items(self, group) -> Iterable[Item]:
         """The items of a group, whose annotations are all checked."""
         raise NotImplementedError
+
+    def chosen(self, items: list[Item]) -> list[Item]:
+        """Called once with all good items, in order: what depends on all of them. Here: the items themselves."""
+        return items
 
     def read(self, item: Item) -> list[Sample] | list[Record]:
         """What is made of an item: samples, or records where `tables` is set."""
