@@ -54,7 +54,7 @@ def keypoints(model: PoseEstimator, image: Tensor, box: Tensor) -> np.ndarray:
     figure = plt.figure(figsize=(width / 100, height / 100), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(plots.to_picture(image))
-    plots.draw_keypoints(ax, found.points[0][found.scores[0] > 0.3], size=max(6, height / 40))
+    plots.draw_keypoints(ax, found.points[0][found.scores[0] > 0.3], size=max(6.0, (0.014 * height) ** 2))
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.axis("off")
     figure.canvas.draw()

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from torch import nn
 from torch.nn.functional import gelu, interpolate, relu
@@ -232,6 +234,26 @@ def test_spoilt_and_foreign_files_are_refused_by_name(tmp_path):
     for name in ("cut", "text", "empty", "other", "missing"):
         with pytest.raises(ReleasedError, match=f"{name}.onnx"):
             read_david(tmp_path / f"{name}.onnx")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("whole") / "whole.onnx"
+    exported(path)
+    return path.read_bytes()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1, exclude_max=True), flips=st.lists(st.integers(1, 255), min_size=1, max_size=8))
+def test_flipped_bytes_give_a_network_or_an_error_in_words(whole, tmp_path, at, flips):
+    data = bytearray(whole)
+    for place, flip in enumerate(flips, int(at * (len(data) - 8))):
+        data[place] ^= flip
+    (tmp_path / "flipped.onnx").write_bytes(data)
+    try:
+        assert read_david(tmp_path / "flipped.onnx").state
+    except ReleasedError as error:
+        assert "flipped.onnx" in str(error)
 
 
 def test_weights_in_other_files_are_not_opened(tmp_path):

@@ -2,16 +2,21 @@
 what a file is told by its names; conversion, and the models of converted files."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage.data import astronaut
 from test_released import our_mae, our_task, pictures, randomized, real_state, their_mae, their_task
 from torch import nn
+from typer.testing import CliRunner
 
 from course_lib.chapters import david_models, mpt_pretraining, sapiens_dense, sapiens_pose
 from course_lib.chapters.mpt_pretraining import MeshTransformer
 from course_lib.chapters.transformers import VisionTransformer
+from course_lib.cli import app
 from course_lib.real import trunks
 from course_lib.real.weights import Converted, converted, load, read_weights, save
 from course_lib.released import ReleasedError
@@ -270,3 +275,59 @@ def test_a_trunk_and_a_half_are_not_loaded_as_models(tmp_path):
     half = Converted(**{**vars(half), "missing": ["resizer.stem"]})
     with pytest.raises(ReleasedError, match="lacks 1 layers, such as resizer.stem"):
         load(save(half, tmp_path / "half.safetensors"))
+
+
+# ------------------------------------------------------------------------------------------------ the command
+def course(*arguments):
+    result = CliRunner().invoke(app, ["weights", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def photograph(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(astronaut()[::4, ::4]).save(path)
+    return path
+
+
+def test_convert_tells_what_it_found_and_writes_it(tmp_path):
+    torch.save({"state_dict": their_task("seg").state_dict()}, tmp_path / "seg.pth")
+    code, text = course("convert", tmp_path / "seg.pth", "--check")
+    assert code == 0 and "sapiens, seg" in text and "CC-BY-NC" in text and not list(tmp_path.glob("*.safetensors"))
+    assert course("convert", tmp_path / "seg.pth")[0] == 0
+    assert load(tmp_path / "seg-course.safetensors").head.last.out_channels == 28
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "seg.pth").read_bytes()[:2000])
+    code, text = course("convert", tmp_path / "cut.pth")
+    assert code == 1 and "cut.pth can't be read as weights" in text
+
+
+@pytest.mark.parametrize("kind", ["pose", "seg", "depth", "normals", "mae", "david"])
+def test_models_of_chapters_06_07_08_and_10_run_on_a_photograph(kind, tmp_path, photograph):
+    if kind == "david":
+        fields = {"size": 32, "patch": 8, "width": 32, "depth": 4, "heads": 4, "features": 16}
+        fields |= {"reassembled": (4, 4, 4, 4), "resizer": (2, 2, 2, 2, 2), "tasks": david_models.TASKS}
+        config = replace(david_models.CONFIGS["smoke"], **fields)
+        state = randomized(david_models.David(config)).state_dict()
+        path = save(Converted("david", "david", "david_models", config, state), tmp_path / "david.safetensors")
+    else:
+        their = their_mae() if kind == "mae" else their_task(kind)
+        path = save(converted(their.state_dict()), tmp_path / "ours.safetensors")
+    code, text = course("show", path, photograph, "--box", "8,8,120,120", "--out", tmp_path / "out.png")
+    assert code == 0, text
+    with Image.open(tmp_path / "out.png") as drawn:
+        assert len(np.unique(np.asarray(drawn.convert("L")))) > 50
+
+
+def test_what_cannot_be_shown_is_said(tmp_path, photograph):
+    path = save(converted(their_mae().backbone.state_dict()), tmp_path / "clean.safetensors")
+    out = ("--out", tmp_path / "out.png")
+    for arguments, words in (
+        ((path, photograph), "an encoder by itself shows nothing"),
+        ((path, photograph, "--box", "1,2,3"), "write left,top,right,bottom"),
+        ((path, photograph, "--box", "900,0,1000,9"), "is none in a photograph of 128 x 128"),
+        ((path, tmp_path / "no.png"), "no.png"),
+        ((tmp_path / "no.pth", photograph), "no.pth can't be read"),
+    ):
+        code, text = course("show", *arguments, *out)
+        assert code in (1, 2) and words in text, text
+    assert not (tmp_path / "out.png").exists()

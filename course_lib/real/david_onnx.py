@@ -38,8 +38,16 @@ def read_david(path: str | Path, tasks: tuple[str, ...] | None = None) -> Mapped
     """A DAViD file -> `Mapped`. tasks: of its outputs in their order, where these can't be told by their shape.
 
     ReleasedError for a file whose encoder or heads are not to be found."""
-    graph = Graph(path)
-    layers = graph.layers()
+    try:
+        return read_graph(Graph(path), tasks)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration, OverflowError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ReleasedError(f"{path} can't be read as ONNX: it is damaged ({why})") from error
+
+
+def read_graph(graph: Graph, tasks: tuple[str, ...] | None = None) -> Mapped:
+    """The same for an open file, whose errors can be any."""
+    path, layers = graph.path, graph.layers()
     patch = patch_layer(layers, path)
     behind = graph.after(patch.place)
     heads = {}
