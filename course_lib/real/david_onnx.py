@@ -7,6 +7,7 @@ place is reported, never guessed. The files (MIT): github.com/microsoft/DAViD.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,7 @@ def head_count(graph: Graph, width: int) -> int:
 
 
 # ------------------------------------------------------------------------------------------------ layer by layer
+@lru_cache(maxsize=4)
 def our_layers(config: Config) -> list[tuple[str, nn.Module]]:
     """Our layers in the order in which they run, by name, without their weights."""
     order: list[tuple[str, nn.Module]] = []

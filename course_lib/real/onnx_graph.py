@@ -48,10 +48,16 @@ class Graph:
         for place, node in enumerate(self.nodes):
             for name in node.input:
                 self.users.setdefault(name, []).append(place)
-        self.constants = constants
+        self.constants, self.known = constants, {}
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of that name if it is a constant, else None."""
+        if name not in self.known:
+            self.known[name] = self.read_constant(name)
+        return self.known[name]
+
+    def read_constant(self, name: str) -> np.ndarray | None:
+        """The same, read anew."""
         if name in self.constants:
             return self.to_array(self.constants[name])
         node = self.nodes[self.maker[name]] if name in self.maker else None
