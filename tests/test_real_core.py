@@ -30,10 +30,12 @@ from toy_source import Toy, ToyTables, write_toy
 
 from course_lib.data import shards
 from course_lib.data.make import MakeError
-from course_lib.data.schema import Sample
+from course_lib.data.schema import Keypoints, PersonLabel, Sample, validate
+from course_lib.data.sets import people_samples
+from course_lib.data.shards import ShardError
 from course_lib.real import checks, convert, overlay, tables
 from course_lib.real.checks import SourceError
-from course_lib.real.resize import scaled
+from course_lib.real.resize import scaled, square_around, squared
 from course_lib.real.source import how_to_get
 
 VERSIONS = broken_versions("K", ("points", 1000.0, "millimetres"), "spots", "points")
@@ -348,6 +350,50 @@ def test_a_sample_at_another_size_has_all_its_labels_there(root):
     assert abs(overlay.reprojection(half) - overlay.reprojection(sample) / 2) < 1e-3
     np.testing.assert_allclose(half.image.mean(), sample.image.mean(), atol=2e-3)
     assert scaled(sample, 99) is sample and isinstance(half, Sample)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(9, 60), st.integers(9, 60), st.integers(4, 40), st.booleans())
+def test_a_square_around_people_has_all_their_labels_there(seed, height, width, size, people):
+    """A pixel that is marked in the picture is under the person's joint in the square, and under its projection."""
+    rng = np.random.default_rng(seed)
+    spot = rng.uniform((0, 0), (width, height)).astype(np.float32)
+    low = np.maximum(spot - rng.uniform(1, 20, 2), 0)
+    box = np.array([*low, *np.minimum(spot + rng.uniform(1, 20, 2), (width, height))], np.float32)
+    marked = np.zeros((height, width), np.uint8)
+    marked[int(spot[1]), int(spot[0])] = 1
+    K = np.array([[50, 0, width / 2], [0, 50, height / 2], [0, 0, 1]], np.float32)
+    point = np.linalg.inv(K) @ np.array([*spot, 1]) * 3
+    keypoints = {"one": Keypoints(spot[None], point[None].astype(np.float32), np.array([2], np.uint8))}
+    person = PersonLabel(box=box, full_box=box, keypoints=keypoints)
+    pose = {"K": K, "R": np.eye(3, dtype=np.float32), "t": np.zeros(3, np.float32)}
+    image = np.broadcast_to(marked, (3, height, width)).astype(np.float32)
+    depth = np.where(marked, 3, np.inf).astype(np.float32)
+    sample = Sample(image=image, instances=marked, depth=depth, people=[person] * people, **pose)
+    found = validate(squared(sample, size))
+    assert found.image.shape == (3, size, size)
+    if people:
+        joint = found.people[0].keypoints["one"]
+        assert joint.visible == [2] and overlay.reprojection(found) < 1e-2
+        row, column = joint.points_2d[0, ::-1].astype(int).clip(0, size - 1)
+        near = slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2)
+        side = square_around(sample)[2]
+        assert side > size or (found.instances[near] == 1).any() and (found.depth[near] == 3).any()
+
+
+def test_chapters_take_real_shards_under_the_name_of_a_rendered_set(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "wild-train-coco17-16-12"
+    assert run(Toy, root, folder, "--square", "--size", "16") == 0
+    samples = people_samples("wild", 12, 16)
+    assert len(samples) == 12 and {sample.image.shape for sample in samples} == {(3, 16, 16)}
+    assert samples[0].source == "toy" and samples[0].people[0].keypoints.keys() == {"toy5"}
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace("true", "false"))
+    with pytest.raises(ShardError, match="is not complete"):
+        people_samples("wild", 12, 16)
+    with pytest.raises(SystemExit):
+        run(Toy, root, tmp_path / "out", "--square")
+    assert "--square needs --size" in capsys.readouterr().err
 
 
 def test_records_that_differ_are_refused(tmp_path):

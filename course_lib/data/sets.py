@@ -1,9 +1,12 @@
-"""The rendered data sets that chapters train and test on: made once, kept in the data folder, read from there."""
+"""The rendered data sets that chapters train and test on: made once, kept in the data folder, read from there.
+
+A data script (`data_scripts/`) may have put real shards under the name of a rendered set: then chapters take those.
+"""
 
 from pathlib import Path
 
 from course_lib.data.make import make
-from course_lib.data.shards import Samples
+from course_lib.data.shards import MANIFEST, Samples, ShardError, read_manifest
 from course_lib.paths import data_dir
 from course_lib.scale import scale
 
@@ -18,9 +21,20 @@ def rendered(
     small = scale() == "smoke"
     said = [f"{name}{value}" for name, value in options.items() if (name, value) != ("seed", 0)]
     folder = data_dir() / "-".join([world, split, *said, *formats, str(size), str(count)])
+    if is_real(folder):
+        return folder
     return make(
         world, count, folder, size, 0 if small else 2, split=split, formats=formats, progress=not small, **options
     )
+
+
+def is_real(folder: Path) -> bool:
+    """Whether a data script has filled this folder. ShardError where it was not finished."""
+    if not (folder / MANIFEST).exists() or (manifest := read_manifest(folder))["settings"].get("split") != "real":
+        return False
+    if not manifest["complete"]:
+        raise ShardError(f"{folder} is not complete: run the data script that fills it again")
+    return True
 
 
 def people_samples(

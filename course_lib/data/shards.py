@@ -255,7 +255,7 @@ def shard_entry(path: Path, samples: int) -> dict:
 def broken(path: Path, why: str) -> ShardError:
     """The error for a shard that cannot be read."""
     return ShardError(
-        f"{path} is broken: {why}. Delete the file and run the same `course data make` again: "
+        f"{path} is broken: {why}. Delete the file and run the same `course data make` or data script again: "
         "only this shard is made anew, all others stay."
     )
 
@@ -364,7 +364,8 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ShardError(
-            f"{path} cannot be read ({error}): delete it and run the same `course data make` again; whole shards stay."
+            f"{path} cannot be read ({error}): delete it and run the same `course data make` or data script again; "
+            "whole shards stay."
         ) from error
     if manifest.get("version") != VERSION:
         raise ShardError(
@@ -386,7 +387,9 @@ def verify(folder: Path, hashes: bool = True) -> dict:
     for name, entry in sorted(manifest["shards"].items()):
         path = Path(folder) / name
         if not path.exists():
-            raise ShardError(f"{path} is missing: run the same `course data make` again, only this shard is made anew.")
+            raise ShardError(
+                f"{path} is missing: run the same `course data make` or data script again, only it is made anew."
+            )
         if path.stat().st_size != entry["bytes"]:
             raise broken(
                 path,
@@ -463,7 +466,7 @@ def info(folder: Path | str, hashes: bool = True) -> str:
     ]
     lines += [f"  {name}: {settings[name]}" for name in sorted(settings)]
     if not manifest["complete"]:
-        lines.append("  not complete: run the same `course data make` again to continue")
+        lines.append("  not complete: run the same `course data make` or data script again to continue")
     return "\n".join(lines)
 
 

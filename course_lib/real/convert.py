@@ -32,7 +32,7 @@ from course_lib.data.schema import Sample, validate
 from course_lib.files import text_hash, write_atomic
 from course_lib.real import overlay, tables
 from course_lib.real.checks import SourceError, shown
-from course_lib.real.resize import scaled
+from course_lib.real.resize import scaled, squared
 from course_lib.real.safe import UnsafeFile
 from course_lib.real.source import Item, Source, how_to_get
 
@@ -56,11 +56,13 @@ class Found(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is written from what, for workers: the pictures' longest side is `size` pixels, 0 leaves them."""
+    """What is written from what, for workers. size: of the pictures' longest side in pixels, 0 leaves them; of squares
+    around the people if `square`."""
 
     source: Source
     out: Path
-    size: int
+    size: int = 0
+    square: bool = False
 
 
 # ---------------------------------------------------------------- work in processes
@@ -201,7 +203,11 @@ def named(samples: list[Sample]) -> Iterator[tuple[str, Sample]]:
 def finished(plan: Plan, key: str, ending: str, sample: Sample) -> Sample:
     """A sample with its key, at the size asked for, checked against the schema."""
     sample.key, sample.source = key + ending, sample.source or plan.source.name
-    return validate(scaled(sample, plan.size) if plan.size else sample)
+    if plan.square:
+        sample = squared(sample, plan.size)
+    elif plan.size:
+        sample = scaled(sample, plan.size)
+    return validate(sample)
 
 
 def write(plan: Plan, job: tuple[str, list[Item]]) -> tuple[dict | None, dict[str, str]]:
@@ -266,18 +272,23 @@ def convert(
     workers: int = 2,
     tolerate: float = 0.01,
     size: int = 0,
+    square: bool = False,
     progress: bool = True,
 ) -> Path:
     """Checks the source and writes it as shards into the folder `out`, which is returned; again = continue.
 
     limit: no more items, evenly spread. workers: processes, 0 works in this one. tolerate: the share of groups and of
-    items that may be bad. size: the longest side of pictures in pixels, 0 leaves them as they are. SourceError for a
-    source that can't be used, MakeError for a folder in use or of other data, a dead worker, a full disk.
+    items that may be bad. size: the longest side of pictures in pixels, 0 leaves them as they are. square: they are cut
+    to squares of `size` around all people in them, as chapters read them. ValueError for a square without a size,
+    SourceError for a source that can't be used, MakeError for a folder in use or of other data, a dead worker, a full
+    disk.
     """
     source.root, out = Path(source.root).resolve(), Path(out).resolve()
     if out == source.root or source.root in out.parents:
         raise MakeError(f"{shown(out)} lies in the source, which is never written to: choose another --out")
-    plan, found = Plan(source, out, size), find(source, limit, workers, progress)
+    if square and not size:
+        raise ValueError("a square needs a size: add --size PIXELS")
+    plan, found = Plan(source, out, size, square), find(source, limit, workers, progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
@@ -349,7 +360,7 @@ def check(source: Source, limit: int | None, workers: int, tolerate: float, prog
     """Reads all that would be converted and writes nothing; returns what was found, in words. SourceError."""
     found = find(source, limit, workers, progress)
     bad: dict[str, str] = {}
-    plan = Plan(source, Path(), 0)
+    plan = Plan(source, Path())
     jobs = [("", found.items[at : at + 50]) for at in range(0, len(found.items), 50)]
     with tqdm(total=len(found.items), unit="item", desc=f"reading {source.name}", disable=not progress) as bar:
         for number, wrong in spread(partial(try_out, plan), jobs, workers):
@@ -372,6 +383,7 @@ def parser_of(source: type[Source]) -> argparse.ArgumentParser:
     parser.add_argument("--tolerate", type=share, default=0.01, help="the share that may be bad (0.01)")
     if not source.tables:
         parser.add_argument("--size", type=int, default=0, help="longest side of a picture in pixels; 0: as it is")
+        parser.add_argument("--square", action="store_true", help="squares of --size around the people, for chapters")
     for name, words in source.options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **words)
     return parser
@@ -397,17 +409,20 @@ def main(source: type[Source], arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(source)
     options = vars(parser.parse_args(arguments))
     root, out, checking = options.pop("root"), options.pop("out"), options.pop("check")
-    general = {name: options.pop(name) for name in ("limit", "workers", "tolerate", "size") if name in options}
+    general = {
+        name: options.pop(name) for name in ("limit", "workers", "tolerate", "size", "square") if name in options
+    }
     if root is None or not root.is_dir():
         print(how_to_get(source) if root is None else f"{shown(root)} is not there.\n{how_to_get(source)}")
         return 2
     if out is None and not checking:
         parser.error("--out FOLDER is needed (or --check, which writes nothing)")
+    if general.get("square") and general["size"] < 1:
+        parser.error("--square needs --size PIXELS")
     try:
         opened = source(root, **options)
         if checking:
-            general.pop("size", None)
-            print(check(opened, **general))
+            print(check(opened, **{name: general[name] for name in ("limit", "workers", "tolerate")}))
             return 0
         folder = convert(opened, out, **general)
     except (SourceError, MakeError, shards.ShardError) as error:

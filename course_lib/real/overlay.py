@@ -100,12 +100,12 @@ def middle_of(person: PersonLabel) -> np.ndarray | None:
 def draw_points(ax: Axes, sample: Sample, points: Keypoints, colour: str) -> None:
     """Dots for 2D joints, crosses for projected 3D ones."""
     spots, seen = points.points_2d - 0.5, points.visible == 2
-    size = 4 if len(spots) > 40 else 10
+    size = 5 if len(spots) > 40 else 16
     for shown, face in ((seen, colour), (~seen, "none")):
         ax.scatter(*spots[shown].T, s=size, c=face, edgecolors="black" if face != "none" else colour, linewidths=0.5)
     if has_camera(sample) and points.points_3d is not None:
         crosses = project(points.points_3d, sample) - 0.5
-        ax.scatter(*crosses.T, s=1.6 * size, c="white", marker="x", linewidths=0.6)
+        ax.scatter(*crosses.T, s=0.8 * size, c="white", marker="x", linewidths=0.6)
 
 
 def figure(samples: list[Sample], columns: int = 3) -> Figure:
@@ -113,7 +113,7 @@ def figure(samples: list[Sample], columns: int = 3) -> Figure:
     columns = max(1, min(columns, len(samples)))
     rows = -(-len(samples) // columns)
     height, width = samples[0].image.shape[1:]
-    box = 4.2, 4.2 * min(1.6, max(0.5, height / width))  # inches
+    box = 5.5, 5.5 * min(1.6, max(0.5, height / width))  # inches
     found = Figure((box[0] * columns, (box[1] + 0.4) * rows))
     found.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.4 / ((box[1] + 0.4) * rows), 0.02, 0.4 / box[1])
     FigureCanvasAgg(found)
