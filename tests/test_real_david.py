@@ -65,9 +65,11 @@ class TheirHead(nn.Sequential):
 class TheirDavid(nn.Module):
     """inside: the mean and spread that the graph itself takes from its input. swapped: decoder first, then resizer."""
 
-    def __init__(self, tasks=("depth",), inside=(MEAN, STD), lowest=True, swapped=False, stages=STAGES, extra=False):
+    def __init__(
+        self, tasks=("depth",), inside=(MEAN, STD), lowest=True, swapped=False, stages=STAGES, extra=False, cut=False
+    ):
         super().__init__()
-        self.tasks, self.inside, self.lowest, self.swapped = tasks, inside, lowest, swapped
+        self.tasks, self.inside, self.lowest, self.swapped, self.cut = tasks, inside, lowest, swapped, cut
         side = SIZE // PATCH
         self.model = nn.Module()
         self.model.patch_embed = nn.Conv2d(3, WIDTH, PATCH, stride=PATCH)
@@ -115,10 +117,19 @@ class TheirDavid(nn.Module):
             return x.squeeze(1)
         return x.sigmoid() if task == "alpha" else x / (x * x).sum(1, keepdim=True).sqrt()
 
+    def places(self, image):
+        """As they are, or as DPT's code takes them: cut apart, and resized while it runs."""
+        table, side = self.model.pos_embed, SIZE // PATCH
+        if not self.cut:
+            return table
+        grid = table[0, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = interpolate(grid, size=(side, side), mode="bilinear")
+        return torch.cat([table[:, :1], grid.permute(0, 2, 3, 1).reshape(1, side**2, -1)], 1)
+
     def encode(self, image):
         small = interpolate(image, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
         x = self.model.patch_embed(small).flatten(2).transpose(1, 2)
-        x = torch.cat([self.model.cls_token.expand(len(x), -1, -1), x], 1) + self.model.pos_embed
+        x = torch.cat([self.model.cls_token.expand(len(x), -1, -1), x], 1) + self.places(image)
         found = []
         for block in self.model.blocks:
             x = block(x)
@@ -157,6 +168,7 @@ def both(network, mapped, image):
 
 
 IMAGE = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+RESIZED = "its encoder's picture is resized by align_corners, linear; ours bilinearly and smoothed: small differences"
 MULTI = ("depth", "normals", "alpha")
 
 
@@ -164,7 +176,7 @@ MULTI = ("depth", "normals", "alpha")
 def test_the_same_numbers_come_out(tmp_path, opset, tasks):
     network = exported(tmp_path / "model.onnx", opset, tasks=tasks)
     mapped = read_david(tmp_path / "model.onnx")
-    assert (mapped.left, mapped.missing, mapped.notes) == ([], [], [])
+    assert (mapped.left, mapped.missing, mapped.notes) == ([], [], [RESIZED])
     assert mapped.config.tasks == tasks and mapped.config.heads == HEADS and mapped.config.resizer == STAGES
     theirs, ours = both(network, mapped, IMAGE)
     for task in tasks:
@@ -172,12 +184,12 @@ def test_the_same_numbers_come_out(tmp_path, opset, tasks):
 
 
 def test_another_form_of_the_decoder_gives_the_same_numbers(tmp_path):
-    """Columns in the other order, and no residual unit at the lowest level."""
-    network = exported(tmp_path / "model.onnx", swapped=True, lowest=False)
+    """Columns in the other order, no residual unit at the lowest level, places that are cut apart."""
+    network = exported(tmp_path / "model.onnx", swapped=True, lowest=False, cut=True)
     mapped = read_david(tmp_path / "model.onnx")
     theirs, ours = both(network, mapped, IMAGE)
     assert torch.allclose(ours["depth"], theirs["depth"], atol=1e-4 * theirs["depth"].abs().max())
-    assert len(mapped.notes) == 1 and "set to change nothing" in mapped.notes[0]
+    assert len(mapped.notes) == 2 and "set to change nothing" in mapped.notes[0] and mapped.notes[1] == RESIZED
 
 
 def test_the_encoder_reads_our_pictures_whatever_the_graph_takes_from_them(tmp_path):
@@ -190,7 +202,7 @@ def test_the_encoder_reads_our_pictures_whatever_the_graph_takes_from_them(tmp_p
     with torch.no_grad():
         for mine, theirs in zip(ours.encode(normal), network.encode((IMAGE.flip(1) - mean) / std), strict=True):
             assert torch.allclose(mine, theirs, atol=1e-4 * theirs.abs().max())
-    assert len(mapped.notes) == 1 and "borders differ" in mapped.notes[0]
+    assert len(mapped.notes) == 2 and "borders differ" in mapped.notes[0]
 
 
 def test_a_resizer_of_another_form_is_reported_and_the_rest_is_taken(tmp_path):

@@ -5,7 +5,7 @@ and laid beside ours, each to the next one of its kind and shape on the same sid
 place is reported, never guessed. The files (MIT): github.com/microsoft/DAViD.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -61,8 +61,10 @@ def read_graph(graph: Graph, tasks: tuple[str, ...] | None = None) -> Mapped:
     rest = [layer for layer in layers if id(layer) not in used]
     detail = [layer for layer in rest if layer.place not in behind and layer is not patch]
     trunk = [layer for layer in rest if layer.place in behind or layer is patch]
-    config = found_config(graph, trunk, detail, heads, patch)
-    return mapped(graph, config, trunk, detail, heads, patch)
+    tokens = tokens_of(graph, len(patch.weight), behind)
+    config = found_config(graph, trunk, detail, heads, patch, tokens)
+    start = {f"encoder.{name}": torch.from_numpy(np.array(x, np.float32)) for name, x in tokens.items()}
+    return mapped(graph, Mapped(config, start), trunk, detail, heads, patch)
 
 
 def patch_layer(layers: Iterable[Layer], path: str | Path) -> Layer:
@@ -100,20 +102,23 @@ def task_of(chain: list[Layer], rank: int, path: str | Path) -> str:
 
 # ------------------------------------------------------------------------------------------------ the configuration
 def found_config(
-    graph: Graph, trunk: list[Layer], detail: list[Layer], heads: dict[str, list[Layer]], patch: Layer
+    graph: Graph,
+    trunk: list[Layer],
+    detail: list[Layer],
+    heads: dict[str, list[Layer]],
+    patch: Layer,
+    tokens: dict[str, np.ndarray],
 ) -> Config:
     """The configuration of ours that the file's shapes are those of; the released one where all numbers agree."""
     width, side, tasks = len(patch.weight), patch.stride, tuple(heads)
     features = next(iter(heads.values()))[0].weight.shape[1]
     depth = sum(layer.op == "Linear" and layer.weight.shape == (3 * width, width) for layer in trunk)
     pictures = [layer for layer in trunk if layer.op == "Conv2d" and layer.weight.shape[1:] == (width, 1, 1)][:4]
-    places = position_table(graph, width)
-    if depth < 4 or len(pictures) != 4 or places is None:
+    if depth < 4 or len(pictures) != 4:
         raise ReleasedError(
-            f"{graph.path}: {depth} blocks, {len(pictures)} reassembled layers, "
-            f"{'no' if places is None else 'a'} table of places: 4 or more, 4 and one are needed"
+            f"{graph.path}: {depth} blocks, {len(pictures)} reassembled layers: at least 4, and 4 are needed"
         )
-    rows = round((places.shape[1] - 1) ** 0.5)
+    rows = round((tokens["pos_embed"].shape[1] - 1) ** 0.5)
     found = {
         "size": rows * side, "patch": side, "width": width, "depth": depth, "heads": head_count(graph, width),
         "features": features, "reassembled": tuple(len(layer.weight) for layer in pictures),
@@ -131,22 +136,61 @@ def resizer_channels(detail: list[Layer]) -> tuple[int, ...] | None:
     return (len(detail[0].weight), *(len(layer.weight) for layer in detail[2::2]))
 
 
-def position_table(graph: Graph, width: int) -> np.ndarray | None:
-    """The table of places (1, 1 + N, D), N a square."""
-    return next((values for values in token_constants(graph, width) if values.shape[1] > 1), None)
+def tokens_of(graph: Graph, width: int, behind: set[int]) -> dict[str, np.ndarray]:
+    """cls_token (1, 1, D) and pos_embed (1, 1 + N, D). behind: the nodes that depend on the patch embedding.
+
+    DPT's code cuts the table of places and resizes it while it runs, so it may be there in two constants: the class
+    token's row, and a picture (1, D, s, s). ReleasedError where one of the two isn't to be found."""
+    constants = list(used_constants(graph))
+    single = [(name, x) for name, x in constants if x.shape == (1, 1, width)]
+    cls = next((x for name, x in single if reaches_tokens(graph, name, behind)), None)
+    places = next((x for _, x in constants if is_table(x, width)), None)
+    grid = next((squares(x, width) for _, x in constants if squares(x, width) is not None), None)
+    row = next((x for name, x in single if not reaches_tokens(graph, name, behind)), None)
+    if places is None and grid is not None and row is not None:
+        places = np.concatenate([row, grid], 1)
+    if cls is None or places is None:
+        what = " and ".join(["no class token"] * (cls is None) + ["no table of places"] * (places is None))
+        raise ReleasedError(f"{graph.path} has {what} of {width} numbers: it is no network of DAViD's kind")
+    return {"cls_token": cls, "pos_embed": places}
 
 
-def token_constants(graph: Graph, width: int) -> list[np.ndarray]:
-    """All constants (1, n, D) of the graph in the order of use, n = 1 or one more than a square."""
-    found, seen = [], set()
-    for name in (name for node in graph.nodes for name in node.input if name not in seen):
+def used_constants(graph: Graph) -> Iterator[tuple[str, np.ndarray]]:
+    """The constants that nodes read, by name, in the order of use."""
+    seen = set()
+    for name in (name for node in graph.nodes for name in node.input):
+        if name and name not in seen and (values := graph.constant(name)) is not None:
+            yield name, values
         seen.add(name)
-        values = graph.constant(name) if name in graph.constants or name in graph.maker else None
-        if values is not None and values.ndim == 3 and values.shape[::2] == (1, width):
-            tokens = values.shape[1]
-            if tokens == 1 or round((tokens - 1) ** 0.5) ** 2 == tokens - 1:
-                found.append(values)
-    return found
+
+
+def is_table(values: np.ndarray, width: int) -> bool:
+    """Whether a constant can be a table of places (1, 1 + N, D), N a square."""
+    patches = values.shape[1] - 1 if values.ndim == 3 else 0
+    return patches > 0 and values.shape[::2] == (1, width) and round(patches**0.5) ** 2 == patches
+
+
+def squares(values: np.ndarray, width: int) -> np.ndarray | None:
+    """Places (1, D, s, s) or (1, s, s, D), s over 1, as rows (1, N, D); None for another constant."""
+    if values.ndim == 4 and len(values) == 1 and values.shape[1:].count(width) >= 1:
+        last = (
+            values if values.shape[3] == width and values.shape[1] == values.shape[2] else values.transpose(0, 2, 3, 1)
+        )
+        if last.shape[1] == last.shape[2] > 1 and last.shape[3] == width:
+            return last.reshape(1, -1, width)
+    return None
+
+
+def reaches_tokens(graph: Graph, name: str, behind: set[int]) -> bool:
+    """Whether a constant is laid before the patches' tokens, as the class token is."""
+    places = list(graph.users.get(name, []))
+    while places:
+        place = places.pop()
+        if graph.nodes[place].op_type in (*PASSING, "Expand"):
+            places += graph.users.get(graph.nodes[place].output[0], [])
+        elif graph.nodes[place].op_type == "Concat" and place in behind:
+            return True
+    return False
 
 
 def head_count(graph: Graph, width: int) -> int:
@@ -178,11 +222,10 @@ def our_layers(config: Config) -> list[tuple[str, nn.Module]]:
 
 
 def mapped(
-    graph: Graph, config: Config, trunk: list[Layer], detail: list[Layer], heads: dict[str, list[Layer]], patch: Layer
+    graph: Graph, result: Mapped, trunk: list[Layer], detail: list[Layer], heads: dict[str, list[Layer]], patch: Layer
 ) -> Mapped:
-    """All layers in their places."""
-    ours = our_layers(config)
-    result = Mapped(config, tokens_of(graph, config))
+    """All layers in their places, beside the tokens that `result` has."""
+    ours = our_layers(result.config)
     pools = {"resizer.": detail if resizer_channels(detail) else []}
     pools |= {f"heads.{task}.": list(chain) for task, chain in heads.items()}
     for prefix, pool in pools.items():
@@ -198,7 +241,7 @@ def mapped(
         if layer is not None:
             read_as_ours(result, graph, name, layer)
     columns_as_ours(result, graph, trunk, graph.after(patch.place))
-    result.notes += differences(graph, config, heads)
+    result.notes += differences(graph, heads, patch.place, graph.after(patch.place))
     return result
 
 
@@ -239,17 +282,6 @@ def put(state: State, name: str, weight: np.ndarray, bias: np.ndarray | None) ->
     state[f"{name}.weight"] = torch.from_numpy(np.array(weight, np.float32, order="C"))
     if bias is not None:
         state[f"{name}.bias"] = torch.from_numpy(np.array(bias, np.float32))
-
-
-def tokens_of(graph: Graph, config: Config) -> State:
-    """The class token and the table of places. ReleasedError where there isn't exactly one class token."""
-    named = {name: graph.constant(name) for name in graph.constants if name.endswith(("cls_token", "pos_embed"))}
-    tokens = [values for values in token_constants(graph, config.width) if values.shape[1] == 1]
-    cls = next((values for name, values in named.items() if name.endswith("cls_token")), None)
-    if cls is None and len(tokens) != 1:
-        raise ReleasedError(f"{graph.path}: {len(tokens)} constants could be the class token, and none is called so")
-    chosen = {"cls_token": tokens[0] if cls is None else cls, "pos_embed": position_table(graph, config.width)}
-    return {f"encoder.{name}": torch.from_numpy(np.array(values, np.float32)) for name, values in chosen.items()}
 
 
 # ------------------------------------------------------------------------------------------------ what they read
@@ -305,14 +337,22 @@ def columns_as_ours(result: Mapped, graph: Graph, trunk: list[Layer], behind: se
             result.state[name] = torch.cat([weight[:, ours:], weight[:, :ours]], 1)
 
 
-def differences(graph: Graph, config: Config, heads: dict[str, list[Layer]]) -> list[str]:
+def resizes(graph: Graph, places: set[int]) -> set[str]:
+    """How the nodes at these places resize what depends on the picture."""
+    told = ("mode", "coordinate_transformation_mode")
+    seen = graph.after_values(set(graph.inputs)) & places
+    nodes = (graph.nodes[place] for place in seen if graph.nodes[place].op_type == "Resize")
+    return {", ".join(sorted(each.s.decode() for each in node.attribute if each.name in told)) for node in nodes}
+
+
+def differences(graph: Graph, heads: dict[str, list[Layer]], patch: int, behind: set[int]) -> list[str]:
     """How the file's graph does what ours does otherwise, in words."""
     notes = []
-    told = ("mode", "coordinate_transformation_mode")
-    resizes = (node for node in graph.nodes if node.op_type == "Resize")
-    modes = {tuple(sorted(each.s.decode() for each in node.attribute if each.name in told)) for node in resizes}
-    for mode in sorted(modes - {("align_corners", "linear")}):
-        notes.append(f"it resizes by {', '.join(mode)}; our decoder bilinearly, corners on corners")
+    before, within = resizes(graph, set(range(patch)) - behind), resizes(graph, behind)
+    for mode in sorted(before):
+        notes.append(f"its encoder's picture is resized by {mode}; ours bilinearly and smoothed: small differences")
+    for mode in sorted(within - {"align_corners, linear"}):
+        notes.append(f"its decoder resizes by {mode}; ours bilinearly, corners on corners")
     for output in graph.outputs:
         chain = head_layers(graph, graph.layers(), output)
         task = next(task for task, layers in heads.items() if layers[-1].place == chain[-1].place)

@@ -81,8 +81,12 @@ class Graph:
 
     def after(self, place: int) -> set[int]:
         """The places of all nodes that depend on this one."""
-        found, values = set(), set(self.nodes[place].output)
-        for later in range(place + 1, len(self.nodes)):
+        return self.after_values(set(self.nodes[place].output), place + 1)
+
+    def after_values(self, values: set[str], start: int = 0) -> set[int]:
+        """The places, from `start`, of all nodes that depend on values of these names."""
+        found, values = set(), set(values)
+        for later in range(start, len(self.nodes)):
             if values.intersection(self.nodes[later].input):
                 found.add(later)
                 values.update(self.nodes[later].output)
