@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, interpolate, relu
 from course_lib.chapters.david_models import David
 from course_lib.real.david_onnx import load_david, read_david
 from course_lib.real.onnx_graph import Graph
+from course_lib.real.weights import load, read_weights, save
 from course_lib.released import ReleasedError
 
 MEAN, STD = (0.406, 0.456, 0.485), (0.225, 0.224, 0.229)  # ImageNet's of blue, green, red
@@ -63,13 +64,13 @@ class TheirHead(nn.Sequential):
 
 
 class TheirDavid(nn.Module):
-    """inside: the mean and spread that the graph itself takes from its input. swapped: decoder first, then resizer."""
+    """inside: the mean and spread that the graph itself takes from its input. lowest: with a residual unit there.
+    swapped: decoder first, then resizer. extra: another resizer. cut: places as DPT takes them. raw: alpha as it is."""
 
-    def __init__(
-        self, tasks=("depth",), inside=(MEAN, STD), lowest=True, swapped=False, stages=STAGES, extra=False, cut=False
-    ):
+    def __init__(self, tasks=("depth",), inside=(MEAN, STD), lowest=True, swapped=False, extra=False, cut=False, raw=0):
         super().__init__()
         self.tasks, self.inside, self.lowest, self.swapped, self.cut = tasks, inside, lowest, swapped, cut
+        self.raw, stages = raw, STAGES
         side = SIZE // PATCH
         self.model = nn.Module()
         self.model.patch_embed = nn.Conv2d(3, WIDTH, PATCH, stride=PATCH)
@@ -115,7 +116,9 @@ class TheirDavid(nn.Module):
     def ended(self, task, x):
         if task == "depth":
             return x.squeeze(1)
-        return x.sigmoid() if task == "alpha" else x / (x * x).sum(1, keepdim=True).sqrt()
+        if task == "alpha":
+            return x if self.raw else x.sigmoid()
+        return x / (x * x).sum(1, keepdim=True).sqrt()
 
     def places(self, image):
         """As they are, or as DPT's code takes them: cut apart, and resized while it runs."""
@@ -179,6 +182,8 @@ def test_the_same_numbers_come_out(tmp_path, opset, tasks):
     assert (mapped.left, mapped.missing, mapped.notes) == ([], [], [RESIZED])
     assert mapped.config.tasks == tasks and mapped.config.heads == HEADS and mapped.config.resizer == STAGES
     theirs, ours = both(network, mapped, IMAGE)
+    model = load(save(read_weights(tmp_path / "model.onnx"), tmp_path / "ours.safetensors"))
+    assert torch.equal(network.ended(tasks[0], model(IMAGE)[tasks[0]]), ours[tasks[0]])
     for task in tasks:
         assert torch.allclose(ours[task], theirs[task], atol=1e-4 * theirs[task].abs().max())
 
@@ -206,10 +211,13 @@ def test_the_encoder_reads_our_pictures_whatever_the_graph_takes_from_them(tmp_p
 
 
 def test_a_resizer_of_another_form_is_reported_and_the_rest_is_taken(tmp_path):
-    exported(tmp_path / "model.onnx", extra=True)
+    exported(tmp_path / "model.onnx", tasks=("alpha",), extra=True, raw=True)
     mapped = read_david(tmp_path / "model.onnx")
     assert any("(6, 4, 5, 5), stride 2" in layer for layer in mapped.left)
     assert any("resizer is built otherwise" in note for note in mapped.notes)
+    assert any("not through a sigmoid" in note for note in mapped.notes)
+    with pytest.raises(ReleasedError, match=r"model\.onnx lacks \d+ layers, such as resizer\.stem"):
+        load(tmp_path / "model.onnx")
     kept = load_david(David(mapped.config), mapped)
     assert kept and all(name.startswith(("resizer.", "decoder.")) for name in kept)
     assert not any("learned" in name or "fused" in name for name in kept)
