@@ -111,6 +111,21 @@ def test_what_data_sets_pickle_is_read(tmp_path, protocol):
     )
 
 
+def test_what_python_2_wrote_is_read(tmp_path):
+    """Its text, array and number are bytes in the file, which latin1 gives back; 0x80 and more among them."""
+    array = np.array([1.5, -2.0e300])
+    kind = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+    raw = repr(array.tobytes())[1:].encode()
+    state = b"(I1\n(I2\nt" + kind + b"I00\nS" + raw + b"\ntb"
+    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR" + state
+    number = b"cnumpy.core.multiarray\nscalar\n(" + kind + b"S" + repr(array[1:].tobytes())[1:].encode() + b"\ntR"
+    table = b"(dS'poses'\n" + made + b"sS'number'\n" + number + b"sS'gender'\nS'm'\ns."
+    (tmp_path / "seq.pkl").write_bytes(table)
+    found = safe.read_pickle(tmp_path / "seq.pkl")
+    np.testing.assert_array_equal(found["poses"], array)
+    assert found["number"] == array[1] and found["gender"] == "m"
+
+
 def python2_pickle(name: bytes, module: bytes, state: dict) -> bytes:
     """An object as Python 2 wrote it with protocol 0: made by `_reconstructor`, then its values."""
     values = pickle.dumps(state, 0)[:-1]

@@ -136,7 +136,8 @@ def no_array(*_):
 
 
 def number(dtype, data=b""):
-    """One number of numpy."""
+    """One number of numpy; its bytes are text where Python 2 wrote them."""
+    data = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
         raise UnsafeFile("a scalar that is no number")
     return np.frombuffer(data, dtype, 1)[0]
