@@ -29,6 +29,7 @@ from course_lib.real.checks import (
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, image_field, points_field
 from course_lib.real.lens import pinhole, undistorted
+from course_lib.real.matlab import reader
 from course_lib.real.safe import BROKEN, opened, read_image, unreadable
 from course_lib.real.source import Item, Source
 
@@ -52,8 +53,7 @@ TURN = np.array(H36M_TO_COURSE)
 @lru_cache(maxsize=16)
 def read_positions(path: Path) -> np.ndarray:
     """A file of D3_Positions -> (N, 32, 3) millimetres in the room, z up. SourceError where it holds something else."""
-    import cdflib
-
+    cdflib = reader("cdflib")
     with opened(path):
         pass
     try:

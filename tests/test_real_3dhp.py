@@ -14,7 +14,7 @@ from course_lib.data import shards
 from course_lib.real import overlay
 from course_lib.real.checks import SourceError
 from course_lib.real.lens import distorted, pinhole
-from course_lib.real.matlab import cells, read_hdf5, read_mat
+from course_lib.real.matlab import cells, read_hdf5, read_mat, reader
 from course_lib.real.safe import UnsafeFile
 
 tdhp, mupots = script("mpi_inf_3dhp"), script("mupots")
@@ -312,3 +312,8 @@ def test_what_mat_files_hold(tmp_path):
     with h5py.File(tmp_path / "c.mat", "w", userblock_size=512) as file:
         file["x"] = np.arange(3.0)
     assert read_hdf5(tmp_path / "c.mat", ("x", "y"))["x"].tolist() == [0, 1, 2]
+
+
+def test_a_package_that_is_not_there_is_asked_for():
+    with pytest.raises(SourceError, match=r"take the package nobodys_reader: run `pip install -e '\.\[real\]'`"):
+        reader("nobodys_reader")

@@ -244,7 +244,7 @@ def test_a_whole_pretraining_and_a_clean_one_are_told_apart(tmp_path):
 ])  # fmt: skip
 def test_a_real_file_gets_the_papers_own_configuration(task, size, name, module):
     found = converted(real_state(task, size, {"pose": 308, "seg": 28, "depth": 1, "normals": 3}[task]))
-    assert found.config == module.CONFIGS[name] and name in found.describe()
+    assert found.config == module.CONFIGS[name] and name in found.describe() and found.notes == []
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):
@@ -293,7 +293,13 @@ def photograph(tmp_path):
 def test_convert_tells_what_it_found_and_writes_it(tmp_path):
     torch.save({"state_dict": their_task("seg").state_dict()}, tmp_path / "seg.pth")
     code, text = course("convert", tmp_path / "seg.pth", "--check")
-    assert code == 0 and "sapiens, seg" in text and "CC-BY-NC" in text and not list(tmp_path.glob("*.safetensors"))
+    assert (
+        code == 0
+        and "sapiens, seg" in text
+        and "CC-BY-NC" in text
+        and "4 heads are assumed" in text
+        and not list(tmp_path.glob("*.safetensors"))
+    )
     assert course("convert", tmp_path / "seg.pth")[0] == 0
     assert load(tmp_path / "seg-course.safetensors").head.last.out_channels == 28
     (tmp_path / "cut.pth").write_bytes((tmp_path / "seg.pth").read_bytes()[:2000])

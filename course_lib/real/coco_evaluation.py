@@ -1,6 +1,6 @@
 """COCO's keypoint AP of a pose estimator, as Sapiens measures it: given boxes, flip test, OKS, doubles removed."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +47,9 @@ def evaluate(
         raise ValueError(f"the model finds {count} points, COCO has 17 and COCO-WholeBody 133")
     file = Path(root) / "annotations" / FILES[count]
     pictures, people = read_people(file, count == 133)
-    boxes = annotated_boxes(people) if detections is None else read_detections(detections)
-    if strangers := sorted(boxes.keys() - pictures.keys()):
-        raise differs(detections or file, "image_id", "pictures of val2017", str(strangers[:3]))
-    chosen = sorted(pictures)[:limit]
+    boxes = annotated_boxes(people) if detections is None else known_boxes(detections, pictures)
     found, known = [], []
-    for number in tqdm(chosen, unit="picture", desc="evaluating", disable=not progress):
+    for number in tqdm(sorted(pictures)[:limit], unit="picture", desc="evaluating", disable=not progress):
         path = picture_path(Path(root), pictures[number]["file_name"])
         found.append(poses(model, path, boxes.get(number, np.zeros((0, 5), np.float32)), flip, batch))
         known.append(annotated(people.get(number, []), count))
@@ -60,6 +57,14 @@ def evaluate(
         return average_precision(found, known, BODY_SIGMAS)
     parts = part_average_precision(found, known)
     return {f"{part} {name}": values[name] for part, values in parts.items() for name in ("AP", "AR")}
+
+
+def known_boxes(detections: str | Path, pictures: Container[int]) -> dict[int, np.ndarray]:
+    """`read_detections`; SourceError where one of its pictures is not among these."""
+    boxes = read_detections(detections)
+    if strangers := [number for number in boxes if number not in pictures]:
+        raise differs(detections, "image_id", "pictures of val2017", str(strangers[:3]))
+    return boxes
 
 
 def picture_path(root: Path, name: str) -> Path:

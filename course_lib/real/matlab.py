@@ -1,7 +1,9 @@
 """Files of MATLAB: version 5 and 7 by scipy, version 7.3 (HDF5) by h5py. Neither runs code."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from scipy.io import loadmat
@@ -23,6 +25,16 @@ def read_mat(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         raise unreadable(path, error) from error
 
 
+def reader(package: str) -> ModuleType:
+    """A package that not everybody needs. SourceError, with what to run, where it is not installed."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise SourceError(
+            f"such files take the package {package}: run `pip install -e '.[real]'` in the course's folder"
+        ) from error
+
+
 def cells(mapping: Mapping, where: str | Path, key: str) -> list[np.ndarray]:
     """The arrays of a cell array, one after another. SourceError where the key holds something else."""
     value = entry(mapping, where, key)
@@ -35,8 +47,7 @@ def cells(mapping: Mapping, where: str | Path, key: str) -> list[np.ndarray]:
 def read_hdf5(path: str | Path, keys: Sequence[str], most: int = 4 * GIB) -> dict[str, np.ndarray]:
     """Those of the arrays `keys` that a .mat file of version 7.3 holds, axes as h5py gives them. SourceError where it
     can't be read, UnsafeFile for arrays that lie in other files or unpack to more than `most` bytes."""
-    import h5py
-
+    h5py = reader("h5py")
     with opened(path):
         pass
     try:
@@ -50,8 +61,7 @@ def read_hdf5(path: str | Path, keys: Sequence[str], most: int = 4 * GIB) -> dic
 
 def hdf5_array(file, key: str, path: str | Path, most: int) -> np.ndarray:
     """One array of an open HDF5 file."""
-    import h5py
-
+    h5py = reader("h5py")
     found = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
     if found is None or not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise UnsafeFile(f"{shown(path)}: {key} is a link, or its numbers lie in another file: it is refused")

@@ -165,7 +165,7 @@ def load_model(path: str | Path):
         from google.protobuf.message import DecodeError
     except ImportError as error:
         raise ReleasedError(
-            'reading .onnx files takes the package onnx: run `pip install "human-centric-vision[real]"`'
+            "reading .onnx files takes the package onnx: run `pip install -e '.[real]'` in the course's folder"
         ) from error
     try:
         model = onnx.load(str(path), load_external_data=False)

@@ -123,7 +123,10 @@ def converted(state: State) -> Converted:
         known = "Sapiens, DAViD (.onnx), MAE, METRO or Graphormer"
         raise ReleasedError(f"these are not the weights of {known}: {', '.join(list(state)[:3])}, ...") from error
     ours = sapiens_state(state, kind)
-    return Converted("sapiens", kind, chapter_of(kind), sapiens_config(ours, kind), ours)
+    config = sapiens_config(ours, kind)
+    known = config in MODULES[chapter_of(kind)].CONFIGS.values()
+    notes = [] if known else [f"of a size of nobody's: {config.heads} heads are assumed, the file doesn't tell"]
+    return Converted("sapiens", kind, chapter_of(kind), config, ours, notes=notes)
 
 
 def chapter_of(kind: str) -> str:
