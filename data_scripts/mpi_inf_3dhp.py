@@ -91,7 +91,11 @@ def line_of(block: str, key: str, count: int, where: str) -> np.ndarray:
     found = re.search(rf"^\s*{key}\s+([-+.\deE \t]+)$", block, re.MULTILINE)
     if found is None:
         raise differs(where, key, "a line of numbers", "none")
-    return checked([float(word) for word in found[1].split()], where, key, (count,))
+    try:
+        numbers = [float(word) for word in found[1].split()]
+    except ValueError as error:
+        raise differs(where, key, "numbers", str(error)) from None
+    return checked(numbers, where, key, (count,))
 
 
 @lru_cache(maxsize=4)

@@ -6,6 +6,8 @@ import os
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from real_files import Broken, assert_good, assert_no_source, assert_refused, assert_set_aside, run, script, truncate
 from scipy.io import savemat
@@ -142,6 +144,7 @@ TRAINING = [
     Broken("other labels", each_cell("annot2", lambda a: a + 300), ("annot3 before camera 0", "pixels of their")),
     Broken("calibration in metres", lambda r: (r / CAL).write_text(calibration(1e-3)), ("extrinsic", "metres")),
     Broken("calibration cut", lambda r: truncate(r / CAL), (CAL,)),
+    Broken("no numbers", lambda r: (r / CAL).write_text(calibration().replace("1024", "10.2.4", 1)), ("10.2.4",)),
     Broken("few cameras", lambda r: (r / CAL).write_text(calibration(cameras=3)), ("14 cameras", "3")),
     Broken("no calibration", lambda r: (r / CAL).unlink(), ("camera.calibration",)),
 ]  # fmt: skip
@@ -151,6 +154,40 @@ TRAINING = [
 def test_broken_training_files_are_refused(training, tmp_path, capsys, version):
     version.apply(training)
     assert_refused(tdhp.MpiInf3dhp, training, tmp_path / "out", capsys, version.words)
+
+
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@QUICK
+@given(at=st.floats(0, 1), length=st.integers(0, 400), put=st.text("0123456789.- \nnamesize", max_size=6))
+def test_a_changed_calibration_gives_cameras_or_an_error_in_words(tmp_path, at, length, put):
+    text = calibration()
+    start = int(at * len(text))
+    (tmp_path / "camera.calibration").write_text(text[:start] + put + text[start + length :])
+    try:
+        cameras = tdhp.read_calibration.__wrapped__(tmp_path / "camera.calibration")
+        assert len(cameras) == 14 and all(np.isfinite(each["K"]).all() for each in cameras)
+    except SourceError as error:
+        assert "camera.calibration" in str(error)
+
+
+@QUICK
+@given(at=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), short=st.booleans())
+def test_a_changed_mat_file_gives_labels_or_an_error_in_words(training, at, flip, short):
+    path = training / "S1/Seq1/annot.mat"
+    whole = path.read_bytes()
+    data = bytearray(whole[: int(at * len(whole))] if short else whole)
+    if not short:
+        data[int(at * len(data))] ^= flip
+    try:
+        path.write_bytes(data)
+        labels = tdhp.read_training.__wrapped__(path)
+        assert np.isfinite(labels["annot3"][0]).all()
+    except SourceError as error:
+        assert "annot.mat" in str(error)
+    finally:
+        path.write_bytes(whole)
 
 
 # ---------------------------------------------------------------- 3DHP, test

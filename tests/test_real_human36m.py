@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cdflib import cdfwrite
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from real_files import Broken, assert_good, assert_no_source, assert_refused, assert_set_aside, run, script, truncate
@@ -16,6 +16,7 @@ from course_lib.chapters.mpt_pretraining import H36M_CAMERAS, H36M_TO_COURSE, h3
 from course_lib.data import shards
 from course_lib.data.keypoints import FORMATS
 from course_lib.real import overlay
+from course_lib.real.checks import SourceError
 from course_lib.real.lens import distorted, undistorted
 
 h36m = script("human36m")
@@ -148,6 +149,21 @@ def test_names_that_are_not_utf8_are_shown_and_left_alone(root, tmp_path, capsys
     folder = root / "S1/MyPoseFeatures/D3_Positions"
     (folder / os.fsdecode(b"\xff\xfe.cdf")).write_bytes(b"x")
     assert_refused(h36m.Human36M, root, tmp_path / "out", capsys, ("\\xff\\xfe.cdf", "can't be read"))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 1), length=st.integers(0, 400), put=st.text("0123456789.-e []<w>", max_size=6))
+def test_changed_metadata_gives_cameras_or_an_error_in_words(tmp_path, at, length, put):
+    path = tmp_path / "metadata.xml"
+    write_metadata(path, metadata())
+    text = path.read_text()
+    start = int(at * len(text))
+    path.write_text(text[:start] + put + text[start + length :])
+    try:
+        cameras = h36m.read_cameras.__wrapped__(path)
+        assert len(cameras) == 28 and all(np.isfinite(each["t"]).all() for each in cameras.values())
+    except SourceError as error:
+        assert "metadata.xml" in str(error)
 
 
 # ---------------------------------------------------------------- the lens
