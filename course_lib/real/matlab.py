@@ -7,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from course_lib.real.checks import SourceError, differs, entry, shown
 from course_lib.real.safe import BROKEN, GIB, UnsafeFile, opened, unreadable
@@ -21,7 +22,7 @@ def read_mat(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return {name: v for name, v in loadmat(path, variable_names=list(keys)).items() if name in keys}
     except NotImplementedError as error:
         raise SourceError(f"{shown(path)} is of MATLAB's version 7.3, one of version 5 or 7 was expected") from error
-    except BROKEN as error:
+    except (*BROKEN, MatReadError) as error:
         raise unreadable(path, error) from error
 
 
