@@ -110,6 +110,8 @@ def check_body(path: Path, found: Record, tree: np.ndarray) -> None:
     if extent[2] != extent.min():
         raise differs(path, "v_template", "a body that is thinnest along z (y up, facing z)", str(extent.round(2)))
     expect(found, path, "f", kind="i", low=0, high=len(template) - 1)
+    for name in ("shapedirs", "posedirs"):
+        expect(found, path, name, low=-10, high=10)
     expect(found, path, "weights", low=-1e-6, high=1 + 1e-3)
     if (wrong := float(np.abs(weights.sum(1) - 1).max())) > 1e-3:
         raise differs(path, "weights", "weights that sum to 1 at every vertex", f"an error of {wrong:.3g}")

@@ -1,5 +1,7 @@
 """What a data script says about its source: how one gets it, what is in its folder, how an item of it is read."""
 
+import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -93,7 +95,7 @@ class Source:
 
 def indented(text: str) -> str:
     """Lines, two spaces in."""
-    return "\n".join(f"  {line.strip()}" for line in text.strip().splitlines())
+    return textwrap.indent(inspect.cleandoc(text), "  ")
 
 
 def how_to_get(source: type[Source]) -> str:
