@@ -22,6 +22,8 @@ data_app = typer.Typer(**OPTIONS, help="The body, and labelled pictures of peopl
 app.add_typer(data_app, name="data")
 launch_app = typer.Typer(**OPTIONS, help="A paper's run: its plan, its proof, its script; or a run on this machine.")
 app.add_typer(launch_app, name="launch")
+weights_app = typer.Typer(**OPTIONS, help="Weights that the papers' authors released, in the course's models.")
+app.add_typer(weights_app, name="weights")
 
 
 class Edition(StrEnum):
@@ -302,6 +304,58 @@ def data_info(path: Annotated[Path, typer.Argument(help="A folder of shards, or 
     try:
         typer.echo(info(path))
     except (OSError, ValueError, RuntimeError) as error:
+        raise stop(error) from None
+
+
+# ------------------------------------------------------------------------------------------------- weights
+@weights_app.command("convert")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(help="Sapiens, DAViD (.onnx), MAE, METRO or Graphormer: it is told which.")],
+    out: Annotated[Path | None, typer.Option(help="Default: beside FILE, ending in -course.safetensors.")] = None,
+    tasks: Annotated[str, typer.Option(help="Of an .onnx file's outputs, with commas, where they can't be told.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is in the file.")] = False,
+) -> None:
+    """Read a file of released weights, say what it is and what has no place with us, and write it in our names."""
+    from course_lib.real.weights import read_weights, save
+    from course_lib.released import ReleasedError
+
+    try:
+        found = read_weights(file, tuple(tasks.split(",")) if tasks else None)
+        typer.echo(found.describe())
+        if not check:
+            typer.echo(f"written   {save(found, out or file.with_name(f'{file.stem}-course.safetensors'))}")
+    except (ReleasedError, OSError) as error:
+        raise stop(error) from None
+
+
+@weights_app.command("show")
+def weights_show(
+    file: Annotated[Path, typer.Argument(help="A converted file, or one of the authors'.")],
+    photograph: Annotated[Path, typer.Argument(help="A picture with a person.")],
+    box: Annotated[str, typer.Option(help="LEFT,TOP,RIGHT,BOTTOM in pixels; default: all of it.")] = "",
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("weights.png"),
+) -> None:
+    """What a model with these weights says about a photograph."""
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    from course_lib.photograph import show
+    from course_lib.real.checks import SourceError
+    from course_lib.real.safe import read_image
+    from course_lib.real.weights import load, notes_of
+    from course_lib.released import ReleasedError
+
+    try:
+        sides = None if not box else torch.tensor([float(side) for side in box.split(",")])
+        if sides is not None and len(sides) != 4:
+            raise ValueError(f"--box {box} is not understood: write left,top,right,bottom")
+        image = torch.from_numpy(read_image(photograph, upright=True).copy()).permute(2, 0, 1) / 255
+        notes = notes_of(file).get("notes", []) if file.suffix == ".safetensors" else []
+        typer.echo(f"look at {show(load(file), image, sides, out, any('not through a sigmoid' in n for n in notes))}")
+    except ValueError as error:
+        raise stop(error, 1 if isinstance(error, SourceError) else 2) from None
+    except (ReleasedError, OSError) as error:
         raise stop(error) from None
 
 

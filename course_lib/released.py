@@ -62,7 +62,8 @@ def load_sapiens(model: nn.Module, source: str | Path | State) -> None:
 
 
 def read_state(path: str | Path) -> State:
-    """The tensors of a .pth file (bare, or under "state_dict" beside notes) or a .safetensors file, by their names.
+    """The tensors of a .pth or .bin file (bare, or under "state_dict" or "model" beside notes) or a .safetensors file,
+    by their names.
 
     No pickled code is run. ReleasedError where the file is missing, cut, or holds other things than tensors."""
     path = Path(path)
@@ -78,8 +79,9 @@ def read_state(path: str | Path) -> State:
     except (OSError, RuntimeError, EOFError, ValueError, IndexError, SafetensorError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ReleasedError(f"{path} can't be read as weights: {why}") from error
-    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    boxes = (loaded[name] for name in ("state_dict", "model") if name in loaded) if isinstance(loaded, dict) else ()
+    state = next(iter(boxes), loaded)
+    if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ReleasedError(f"{path} holds no state dict: take one of the authors' .pth files (not a .pt2 program)")
     return dict(state)
 

@@ -147,9 +147,9 @@ def our_mae(width=32, depth=2, heads=4, side=4, decoder=(16, 3, 2)):
     return sapiens_pretraining.MaskedAutoencoder(config).eval()
 
 
-def their_task(task):
+def their_task(task, out=None):
     head = {name: (8,) * len(HEADS[task][name]) for name in ("deconvs", "convs")}
-    return randomized(TheirTask(32, 2, 4, (8, 6), PADDING[task], task == "pose", out=HEADS[task]["out"], **head))
+    return randomized(TheirTask(32, 2, 4, (8, 6), PADDING[task], task == "pose", out=out or HEADS[task]["out"], **head))
 
 
 def our_task(task, shift=None, out=None):
