@@ -1,6 +1,7 @@
 """Chapter 12's miniature: its data sets, augmentation, batches, configurations and runs; the rulers of consistency."""
 
 import dataclasses
+import json
 from itertools import islice
 
 import numpy as np
@@ -288,6 +289,17 @@ def test_a_launch_takes_folders_and_says_what_is_missing():
 def test_what_is_recorded_fits_the_source():
     assert study.stale_records(iter(STUDIES.values())) == []
     assert list(SHIPPED) == ["backbone", "separate", "consistent"] and paths.RESULTS.exists()
+
+
+def test_the_shipped_fine_tuning_makes_skeletons_consistent_and_costs_nothing():
+    """Inconsistency at least halved; errors not above those of the control, which trains as long without the term."""
+    before, after = (
+        json.loads((paths.RESULTS / f"{SHIPPED[name].name}.json").read_text())["metrics"]
+        for name in ("separate", "consistent")
+    )
+    assert after["inconsistency"] <= 0.5 * min(before["inconsistency"], after["control inconsistency"])
+    for ruler in ("mpjpe", "pmpjpe", "bone_error"):
+        assert after[ruler] <= min(before[ruler], 1.02 * after[f"control {ruler}"])
 
 
 def test_the_autoencoder_of_other_formats_is_trained_when_needed():
