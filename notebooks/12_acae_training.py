@@ -3747,9 +3747,9 @@ for person in range(0, len(people["K"]), max(1, len(people["K"]) // 4))[: pick(s
 
 # %% [markdown]
 # *Ten formats, a colour each. Left to right: the picture; separate heads; after the fine-tuning; the truth.* They
-# still are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (After
-# some minutes of training the poses themselves are poor: people stand too straight, and knees hardly bend. Consistency
-# makes them agree, not right.)
+# still are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (The
+# poses themselves are still poor, after an hour of training too: whoever kneels or lunges stands too straight.
+# Consistency makes them agree, not right.)
 #
 # Which joints disagree? By name, over all formats that have it:
 
@@ -3816,9 +3816,9 @@ print(f"pelvis at {depth:.2f} m, for a lens of 40 degrees")
 
 
 # %% [markdown]
-# *Eileen Collins (NASA, public domain): the crop, and the skeletons before and after.* After some minutes of training
-# the network sees somebody who stands: head and shoulders in their places, arms hanging, legs where legs would be, and
-# side views that part before and agree after. It knows only rendered people in full figure, none in a space suit. Your
+# *Eileen Collins (NASA, public domain): the crop, and the skeletons before and after.* The network sees somebody who
+# stands: head, shoulders and elbows about in their places, legs where legs would be, and side views that part before
+# and agree after. It knows only rendered people in full figure, none in a space suit. Your
 # own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1) / 255`, your box (left, top, right,
 # bottom in pixels), your lens, and on from `seen = …`. The distance is only as good as the guess of the lens; section
 # 8 recovers a camera from predicted poses when there are many.
