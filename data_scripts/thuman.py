@@ -1,6 +1,6 @@
-"""THuman2.0 and THuman2.1: scans, drawn from a ring of cameras -> shards. `python data_scripts/thuman.py --root R --out O`
+"""THuman2.0 and THuman2.1: scans, drawn from a ring of cameras -> shards. `python data_scripts/thuman.py`
 
-HumanRAM trains on 2.1 and puts its pictures on white; DAViD evaluates on 526 scans in three views each (its Table 7).
+HumanRAM trains on 2.1 and puts its pictures on white; DAViD's THuman pictures are 1,578 of 526 scans: three of each.
 """
 
 import sys
@@ -59,7 +59,7 @@ class THuman(Source):
     corrections = (
         "a fit's body is scaled first and moved then; its pose, shape and vertices are written, and a translation only "
         "where the scale is 1, since the schema has none",
-        "hands of 12 numbers are PCA: with --bodies they become 45, the hands' mean is added, and the whole pose is written",
+        "hands of 12 numbers are PCA: with --bodies they become 45 and get the hands' mean; else no pose is written",
         "the translation is called translation or transl",
     )
     options = {

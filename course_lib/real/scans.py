@@ -210,7 +210,7 @@ def columns(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def texels(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Colours (P, 3) float32 in [0, 1] of a texture (H, W, 3) uint8 at uv (P, 2), v upwards, between its four pixels."""
+    """Colours (P, 3) float32 in [0, 1] of a texture (H, W, 3) uint8 at uv (P, 2), v upwards: means of 4 pixels."""
     size = np.array(texture.shape[1::-1])
     spot = (uv * (1, -1) + (0, 1)) * size - 0.5  # x, y
     low = np.floor(spot).astype(np.int64)
@@ -252,8 +252,8 @@ def picture_of(
 
 def ring(vertices: np.ndarray, views: int, size: int, field: float = 40.0, fill: float = 0.85) -> list[Camera]:
     """Cameras on a level circle round a scan (V, 3) metres, y up, for squares of `size` pixels: all look at the middle
-    of its box, from where the person fills a share `fill` of the picture. field: of view, degrees. The first stands on
-    the side of +z, where THuman's people face; they go on counter-clockwise as seen from above."""
+    of its box, from where the person fills no more than a share `fill` of the picture. field: of view, degrees. The
+    first stands on the side of +z, where most scans face; they go on counter-clockwise as seen from above."""
     low, high = vertices.min(0), vertices.max(0)
     middle, focal = (low + high) / 2, size / 2 / np.tan(np.radians(field) / 2)
     flat = np.hypot(*(vertices - middle)[:, [0, 2]].T).max()  # the radius of the upright cylinder around the scan
