@@ -103,9 +103,8 @@ class THuman(Source):
         """What is known of the body: pose (55, 3), shape, and where they can be had vertices and joints."""
         found = [*scan.parent.glob("smplx_param.pkl"), *self.root.glob(f"*/{scan.stem}/smplx_param.pkl")]
         if not found:
-            raise differs(
-                scan, "smplx_param.pkl", "a fit in the scan's folder or one beside", "none", "--without-fits?"
-            )
+            hint = "--without-fits takes scans alone"
+            raise differs(scan, "smplx_param.pkl", "a fit in the scan's folder or one beside", "none", hint)
         path = found[0]
         fit = read_fit(path)
         mesh = path.with_name("mesh_smplx.obj")
