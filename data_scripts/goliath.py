@@ -183,8 +183,8 @@ class Goliath(Source):
         return [sample]
 
     def masked(self, sample: Sample, folder: Path, camera: int, frame: int) -> None:
-        """Alpha and instances of the segmentation, if it is there, else of the scan. SourceError where the scan isn't
-        on the mask, or not in the picture."""
+        """Alpha of the segmentation, if it is there, else of the scan, and instances of the scan: the overlay shows its
+        outline. SourceError where the scan isn't on the mask, or not in the picture."""
         path, name = folder / f"segmentation_fgbg/cam{camera}.zip", f"cam{camera}/{frame:06d}.png"
         where = f"{shown(path)}: {name}"
         drawn = sample.alpha >= 0.5
@@ -197,7 +197,7 @@ class Goliath(Source):
                 hint = "do scan and camera belong together?"
                 raise differs(where, "the mask", f"{INSIDE:.0%} of the scan on it", f"{inside:.0%}", hint)
             sample.alpha = mask.astype(np.float32)
-        sample.instances = (sample.alpha >= 0.5).astype(np.uint8)
+        sample.instances = drawn.astype(np.uint8)
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
