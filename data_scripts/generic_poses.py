@@ -43,6 +43,7 @@ class GenericPoses(Source):
                    if you have them: points (N, J, 2) pixels, as labelled; valid (N,) which rows to take;
                    subjects (N,) text; scenes, views, frames (N,) numbers;
                    masks (N,) text: paths of pictures that are not 0 on the person, "" for none
+                   2D labels alone (MPII, ...): images, names, points, and no joints, K, R, t
         pictures
     """
     pattern = "*.npz"
@@ -53,7 +54,9 @@ class GenericPoses(Source):
         """A picture each, with the rows of its people."""
         table = self.table(group)
         rows: dict[str, list[int]] = {}
-        for row in np.flatnonzero(table["valid"] & np.isfinite(table["joints"]).all(2).any(1)):
+        for row in np.flatnonzero(
+            table["valid"] & np.isfinite(table["joints" if "joints" in table else "points"]).all(2).any(1)
+        ):
             rows.setdefault(str(table["images"][row]), []).append(int(row))
         if not rows:
             raise differs(self.root / group, "joints", "rows with joints", "none")
@@ -68,9 +71,22 @@ class GenericPoses(Source):
         path, sizes = self.root / group, {}
         table = read_npz(path, KEYS)
         found = {"images": expect(table, path, "images", ("N",), "U", sizes=sizes)}
+        if "points" in table and not {"joints", "K", "R", "t"} & table.keys():
+            found |= {"points": expect(table, path, "points", ("N", "J", 2), low=-1e5, high=1e5, nan=True, sizes=sizes)}
+        else:
+            found |= self.in_space(table, path, sizes)
+        found |= {"names": expect(table, path, "names", ("J",), "U", sizes=sizes)}
+        valid = expect(table, path, "valid", ("N",), "b", sizes=sizes) if "valid" in table else np.ones(sizes["N"])
+        found |= {"valid": valid.astype(bool)}
+        texts = {k: expect(table, path, k, ("N",), "U", sizes=sizes) for k in ("subjects", "masks") if k in table}
+        numbers = ("scenes", "views", "frames")
+        return found | texts | {k: expect(table, path, k, ("N",), "i", sizes=sizes) for k in numbers if k in table}
+
+    def in_space(self, table: dict, path: Path, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        """joints, K, R, t and, if they are there, points, all checked against each other."""
         joints = expect(table, path, "joints", ("N", "J", 3), low=-1e6, high=1e6, nan=True, sizes=sizes)
         check_people(joints, path, "joints", "millimetres")
-        found |= {"joints": joints, "names": expect(table, path, "names", ("J",), "U", sizes=sizes)}
+        found = {"joints": joints}
         found |= {name: camera_part(table, path, name, sizes["N"]) for name in ("K", "R", "t")}
         check_intrinsics(found["K"], path, "K")
         check_rotation(found["R"], path, "R")
@@ -81,11 +97,7 @@ class GenericPoses(Source):
             found["points"] = expect(table, path, "points", ("N", "J", 2), nan=True, sizes=sizes)
             apart = self.option("apart")
             check_reprojection(projected(seen, found["K"]), found["points"], path, "points", apart)
-        valid = expect(table, path, "valid", ("N",), "b", sizes=sizes) if "valid" in table else np.ones(sizes["N"])
-        found |= {"valid": valid.astype(bool)}
-        texts = {k: expect(table, path, k, ("N",), "U", sizes=sizes) for k in ("subjects", "masks") if k in table}
-        numbers = ("scenes", "views", "frames")
-        return found | texts | {k: expect(table, path, k, ("N",), "i", sizes=sizes) for k in numbers if k in table}
+        return found
 
     def read(self, item: Item) -> list[Sample]:
         """A picture with its people."""
@@ -93,13 +105,15 @@ class GenericPoses(Source):
         table = self.once(group, self.table)
         pixels = read_image(self.root / image)
         size, row = pixels.shape[:2], rows[0]
-        K, R, t = table["K"][row], table["R"][row], table["t"][row] / METRE
-        check_intrinsics(K, self.root / group, f"K of {image}", size)
+        camera = {}
+        if "joints" in table:
+            camera = {"K": table["K"][row], "R": table["R"][row], "t": table["t"][row] / METRE}
+            check_intrinsics(camera["K"], self.root / group, f"K of {image}", size)
         masks = [self.mask(table, r, size) for r in rows]
         people = [person(table, r, Path(group).stem, size, mask) for r, mask in zip(rows, masks, strict=True)]
         numbers = {n: int(table[f"{n}s"][row]) for n in ("view", "frame") if f"{n}s" in table}
         scene = int(table["scenes"][row]) if "scenes" in table else number
-        camera = {"K": K.astype(np.float32), "R": R.astype(np.float32), "t": t.astype(np.float32)}
+        camera = {name: values.astype(np.float32) for name, values in camera.items()}
         labels = {"people": people, "instances": instances(masks), "source": f"{self.name}/{Path(group).stem}"}
         return [Sample(scene=scene, image=image_field(pixels), **numbers, **camera, **labels)]
 
@@ -134,9 +148,12 @@ def projected(seen: np.ndarray, K: np.ndarray) -> np.ndarray:
 
 def person(table: dict, row: int, name: str, size: tuple[int, int], mask: np.ndarray | None) -> PersonLabel:
     """The label of a row."""
-    joints = table["joints"][row] / METRE
-    seen = joints @ table["R"][row].T + table["t"][row] / METRE
-    spots = projected(seen[None], table["K"][row : row + 1])[0]
+    joints = table["joints"][row] / METRE if "joints" in table else None
+    if joints is None:
+        spots = table["points"][row]
+    else:
+        seen = joints @ table["R"][row].T + table["t"][row] / METRE
+        spots = projected(seen[None], table["K"][row : row + 1])[0]
     if not ((spots >= 0) & (spots < size[::-1])).all(1).any():
         raise differs(
             f"row {row}", "joints", "some in the picture", "none", "do K, R, t and the picture belong together?"

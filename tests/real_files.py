@@ -8,7 +8,9 @@ import importlib
 import json
 import os
 import pickle
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +146,14 @@ EDIT = {".npz": edit_npz, ".pkl": edit_pickle, ".json": edit_json}
 def truncate(path: Path, share: float = 0.6) -> None:
     """Cuts a file off."""
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def huge_png(side: int = 60_000) -> bytes:
+    """A PNG that claims side x side pixels and holds almost nothing."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def changed(key: str, function: Callable) -> Change:
