@@ -20,6 +20,7 @@ import shutil
 import stat
 import struct
 import tarfile
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -40,7 +41,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 BROKEN = (  # what reading a broken file can lead to
     *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, RecursionError),
     *(MemoryError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, SyntaxError),
-    *(pickle.UnpicklingError, NotImplementedError, Image.DecompressionBombError),
+    *(pickle.UnpicklingError, NotImplementedError, Image.DecompressionBombError, tokenize.TokenError),
 )
 
 
