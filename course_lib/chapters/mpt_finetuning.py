@@ -1,0 +1,279 @@
+"""MPT, fine-tuning: made by `course build` from solutions/14_mpt_finetuning.py. Edit there, never here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu
+
+from course_lib.chapters.cameras import require
+from course_lib.chapters.mpt_pretraining import Levels, MeshTransformer, sigma_for, synthesize_heatmaps
+from course_lib.recipe import Batch, PaperRun
+
+
+# Chapter 14
+@dataclass(frozen=True)
+class PoseConfig:
+    """A 2D pose network, and how it is trained.
+
+    kind: "hrnet" (`PoseNet`) or "resnet" (`SimpleBaseline`). size: side of a crop. stem: channels of the first
+    convolutions. width: of the finest branch, or ResNet's first stage. HRNet: stride, crop pixels in a pixel of the
+    finest branch; bottlenecks before the branches; modules with 2, 3, … branches; blocks of a branch in each; tags:
+    HigherHRNet's second 17 channels. ResNet: layers, bottlenecks of each stage; head, channels of its deconvolutions.
+    worlds: rendered sets and how many of their pictures; side: of these. margin: of the crops, drawn between the two.
+    """
+
+    size: int = 128
+    kind: str = "hrnet"
+    stem: int = 32
+    width: int = 32
+    stride: int = 8
+    bottlenecks: int = 1
+    modules: tuple[int, ...] = (1, 2)
+    blocks: int = 2
+    tags: bool = False
+    layers: tuple[int, ...] = (1, 1, 1, 1)
+    head: int = 64
+    joints: int = 17
+    batch_size: int = 16
+    steps: int = 600
+    lr: float = 2e-3
+    warmup: float = 0.1
+    clip: float = 1.0
+    worlds: tuple[tuple[str, int], ...] = (("studio", 6000), ("wild", 3000))
+    side: int = 128
+    margin: tuple[float, float] = (1.0, 1.5)
+    precision: str = "fp32"
+    paper: PaperRun | None = None
+
+    @property
+    def maps(self) -> int:
+        """The side of the maps that come out."""
+        return 2 * self.size // self.stride if self.kind == "hrnet" else self.size // 4
+
+
+# Chapter 14
+def convolution(a: int, b: int, kernel: int = 3, stride: int = 1, active: bool = True) -> nn.Sequential:
+    """A convolution from a to b channels, its batch norm, and (unless not `active`) a ReLU."""
+    layers = [nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(b)]
+    return nn.Sequential(*layers, *[nn.ReLU(inplace=True)] * active)
+
+
+# Chapter 14
+class Residual(nn.Module):
+    """Two 3 × 3 convolutions around which the input goes. He et al. 2016."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.ahead = nn.Sequential(convolution(width, width), convolution(width, width, active=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return relu(x + self.ahead(x))
+
+
+# Chapter 14
+class Bottleneck(nn.Module):
+    """1 × 1 to fewer channels, 3 × 3, 1 × 1 to four times as many, around which the input goes. He et al. 2016."""
+
+    def __init__(self, inputs: int, width: int, stride: int = 1):
+        super().__init__()
+        last = convolution(width, 4 * width, 1, active=False)
+        self.ahead = nn.Sequential(convolution(inputs, width, 1), convolution(width, width, 3, stride), last)
+        same = inputs == 4 * width and stride == 1
+        self.around = nn.Identity() if same else convolution(inputs, 4 * width, 1, stride, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, 4 width, H / stride, W / stride)."""
+        return relu(self.around(x) + self.ahead(x))
+
+
+# Chapter 14
+def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
+    """What leads from one branch to another, both counted from the finest: nothing; to a finer one 1 × 1 and repeated
+    pixels; to a coarser one a strided 3 × 3 for every halving, the channels changing in the last. HRNet's code."""
+    a, b = widths[source], widths[target]
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return nn.Sequential(convolution(a, b, 1, active=False), nn.Upsample(scale_factor=2 ** (source - target)))
+    halvings = [convolution(a, a, stride=2) for _ in range(target - source - 1)]
+    return nn.Sequential(*halvings, convolution(a, b, stride=2, active=False))
+
+
+# Chapter 14
+class Exchange(nn.Module):
+    """Every branch gets a sum of all: (B, C_i, H_i, W_i), the finest first -> the first `outputs` of them."""
+
+    def __init__(self, widths: Sequence[int], outputs: int | None = None):
+        super().__init__()
+        branches = range(len(widths))
+        rows = ([path(widths, source, target) for source in branches] for target in branches[:outputs])
+        self.paths = nn.ModuleList(nn.ModuleList(row) for row in rows)  # paths[target][source]
+
+    def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
+        """See the class. Equation (14.1); Sun et al. 2019 (HRNet)."""
+        sums = (sum(path(x) for path, x in zip(row, branches, strict=True)) for row in self.paths)
+        return [relu(total) for total in sums]
+
+
+# Chapter 14
+class Branches(nn.Module):
+    """A module of HRNet: residual blocks in each branch, then the exchange."""
+
+    def __init__(self, widths: Sequence[int], blocks: int, outputs: int | None = None):
+        super().__init__()
+        self.each = nn.ModuleList(nn.Sequential(*[Residual(w) for _ in range(blocks)]) for w in widths)
+        self.exchange = Exchange(widths, outputs)
+
+    def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
+        """As `Exchange`."""
+        return self.exchange([blocks(x) for blocks, x in zip(self.each, branches, strict=True)])
+
+
+COLOUR_MEAN, COLOUR_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as HigherHRNet has them
+
+
+# Chapter 14
+def standardized(images: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] -> less ImageNet's mean, over its spread. ValueError for another shape."""
+    require("images", images, None, 3, None, None)
+    mean, spread = (images.new_tensor(values)[:, None, None] for values in (COLOUR_MEAN, COLOUR_SPREAD))
+    return (images - mean) / spread
+
+
+# Chapter 14
+class Heads(nn.Module):
+    """HigherHRNet's two heads: features of the finest branch (B, w, s, s) -> maps (B, joints [+ tags], s, s), and from
+    both, in twice the resolution, (B, joints, 2 s, 2 s)."""
+
+    def __init__(self, config: PoseConfig):
+        super().__init__()
+        w, first = config.width, config.joints * (2 if config.tags else 1)
+        self.first = nn.Conv2d(w, first, 1)
+        doubled = nn.ConvTranspose2d(w + first, w, 4, 2, 1, bias=False)
+        blocks = [Residual(w) for _ in range(config.blocks)]
+        self.second = nn.Sequential(doubled, nn.BatchNorm2d(w), nn.ReLU(inplace=True), *blocks)
+        self.last = nn.Conv2d(w, config.joints, 1)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """See the class."""
+        coarse = self.first(features)
+        fine = self.last(self.second(torch.cat([features, coarse], 1)))
+        return [coarse[:, : self.last.out_channels], fine]
+
+
+# Chapter 14
+class PoseNet(nn.Module):
+    """Pictures (B, 3, H, H) in [0, 1] -> heatmaps (B, 17, S, S), S = `config.maps` for H = `config.size`. A HigherHRNet
+    of any size: Cheng et al. 2020, and its code; MPT supplement F."""
+
+    def __init__(self, config: PoseConfig):
+        super().__init__()
+        w, s, halvings = config.width, config.stem, config.stride.bit_length() - 1
+        self.stem = nn.Sequential(*[convolution(a, s, stride=2) for a in (3, s, s)[:halvings]])
+        self.lows = nn.Sequential(*[Bottleneck(4 * s if i else s, s) for i in range(config.bottlenecks)])
+        self.enter = nn.ModuleList([convolution(4 * s, w), convolution(4 * s, 2 * w, stride=2)])
+        self.stages, last = nn.ModuleList(), len(config.modules) - 1
+        for i, count in enumerate(config.modules):
+            widths = [w << j for j in range(i + 2)]
+            ends = [1 if i == last and j == count - 1 else None for j in range(count)]  # at last the finest is enough
+            self.stages.append(nn.Sequential(*[Branches(widths, config.blocks, end) for end in ends]))
+        self.grow = nn.ModuleList(convolution(w << i, w << (i + 1), stride=2) for i in range(1, last + 1))
+        self.heads = Heads(config)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) -> the finest branch (B, w, s, s)."""
+        x = self.lows(self.stem(standardized(images)))
+        branches = self.stages[0]([enter(x) for enter in self.enter])
+        for grow, stage in zip(self.grow, self.stages[1:], strict=True):
+            branches = stage([*branches, grow(branches[-1])])
+        return branches[0]
+
+    def forward(self, images: Tensor, every: bool = False) -> Tensor | list[Tensor]:
+        """See the class; every: the maps of all resolutions, coarse to fine. ValueError for pictures without three
+        colours, or of a side that the coarsest branch doesn't divide."""
+        deepest = 2 ** (len(self.stem) + len(self.stages))
+        if images.ndim == 4 and (images.shape[2] % deepest or images.shape[3] % deepest):
+            raise ValueError(f"pictures are {tuple(images.shape[2:])}: use sides that {deepest} divides")
+        maps = self.heads(self.features(images))
+        return maps if every else maps[-1]
+
+
+# Chapter 14
+class SimpleBaseline(nn.Module):
+    """Pictures (B, 3, H, H) in [0, 1] -> heatmaps (B, 17, H / 4, H / 4): a ResNet, then three deconvolutions. Xiao et
+    al. 2018; MPT supplement F."""
+
+    def __init__(self, config: PoseConfig):
+        super().__init__()
+        w, h = config.width, config.head
+        stem = [nn.Conv2d(3, w, 7, 2, 3, bias=False), nn.BatchNorm2d(w), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+        stages, inputs = [], w
+        for i, count in enumerate(config.layers):
+            for j in range(count):
+                stages.append(Bottleneck(inputs, w << i, stride=2 if i and not j else 1))
+                inputs = 4 * (w << i)
+        self.resnet, ups = nn.Sequential(*stem, *stages), []
+        for a in (inputs, h, h):
+            ups += [nn.ConvTranspose2d(a, h, 4, 2, 1, bias=False), nn.BatchNorm2d(h), nn.ReLU(inplace=True)]
+        self.up, self.last = nn.Sequential(*ups), nn.Conv2d(h, config.joints, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, H) -> what the maps are read from, (B, head, H / 4, H / 4)."""
+        return self.up(self.resnet(standardized(images)))
+
+    def forward(self, images: Tensor, every: bool = False) -> Tensor | list[Tensor]:
+        """See the class; every: the maps in a list. ValueError for pictures without three colours, or of a side that 32
+        doesn't divide."""
+        if images.ndim == 4 and (images.shape[2] % 32 or images.shape[3] % 32):
+            raise ValueError(f"pictures are {tuple(images.shape[2:])}: use sides that 32 divides")
+        maps = self.last(self.features(images))
+        return [maps] if every else maps
+
+
+NETWORKS = {"hrnet": PoseNet, "resnet": SimpleBaseline}
+
+
+# Chapter 14
+def pose_network(config: PoseConfig) -> nn.Module:
+    """The 2D pose network of a configuration. ValueError for a kind that there isn't."""
+    if config.kind not in NETWORKS:
+        raise ValueError(f"no pose network is called {config.kind!r}: use {' or '.join(NETWORKS)}")
+    return NETWORKS[config.kind](config)
+
+
+# Chapter 14
+class MeshRegressor(nn.Module):
+    """Pictures (B, 3, H, H) in [0, 1] -> the answers of chapter 13's `MeshTransformer`, and "maps" (B, 17, S, S), what
+    it was shown. config: with `pose`, a `PoseConfig`, and `mesh`, chapter 13's `Config`. MPT supplement F."""
+
+    def __init__(self, config, levels: Levels):
+        super().__init__()
+        made, read = config.pose.joints, config.mesh.maps
+        if made != read:
+            raise ValueError(f"the pose network makes {made} maps, the transformer reads {read}: give both the same")
+        self.pose, self.mesh = pose_network(config.pose), MeshTransformer(config.mesh, levels)
+        self.size = config.mesh.size
+
+    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """See the class. Maps of another size than the transformer's are resized (MPT supplement E)."""
+        maps = self.pose(images)
+        if maps.shape[-1] != self.size:
+            maps = interpolate(maps, (self.size, self.size), mode="bilinear", antialias=maps.shape[-1] > self.size)
+        return self.mesh(maps) | {"maps": maps}
+
+
+# Chapter 14
+def pose_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Heatmap MSE. batch: image (B, 3, H, H), points (B, 17, 2) in crop coordinates, seen (B, 17), 1 where the point
+    counts -> a scalar: the mean over samples, joints and cells, summed over the network's resolutions."""
+    losses = []
+    for maps in model(batch["image"], every=True):
+        target = synthesize_heatmaps(batch["points"], maps.shape[-1], sigma_for(maps.shape[-1]))
+        losses.append(((maps - target).square().mean((2, 3)) * batch["seen"]).mean())
+    return sum(losses)
+
+
+# course build sealed the text above: dce15b21d2e57363
