@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -33,7 +34,7 @@ from course_lib.paths import body_file, data_dir
 from course_lib.recipe import Batch
 from course_lib.threads import one_thread
 
-VERSION = 1  # of the files that people are kept in
+VERSION = 2  # of the files that people are kept in
 LEAST_INSIDE = 0.9  # of the area of the box around a body that must lie in the picture
 LEAST_SIDE = 0.3  # of the box, in sides of the picture
 LEAST_SEEN = 0.5  # of a body inside the picture that nothing may hide
@@ -46,8 +47,9 @@ class Pictured:
 
     picture (N,), identity (N,): in `images`, in `names`; box (N, 4): left, top, right, bottom around the whole body,
     pixels; points (N, 17, 2): COCO's keypoints, pixels, NaN where unknown; visible (N, 17): 0 outside, 1 hidden, 2
-    seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in pixels; vertices (N, V, 3): the mesh's finest level;
-    turn (N, 3, 3): from the picture's camera axes to those that joints and vertices have (see the module). Metres.
+    seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in pixels; vertices (N, V, 3): the mesh's finest level,
+    twin (N, V, 3): that of the person who is this one's mirror image; turn (N, 3, 3): from the picture's camera axes to
+    those that joints, vertices and twin have (see the module). Metres.
     """
 
     images: Tensor
@@ -99,7 +101,7 @@ def unpacked(arrays: dict[str, np.ndarray]) -> Pictured:
     return Pictured(images, {name: people[name] for name in PEOPLE}, names)
 
 
-PEOPLE = ("picture", "identity", "box", "points", "visible", "joints", "spots", "vertices", "turn")
+PEOPLE = ("picture", "identity", "box", "points", "visible", "joints", "spots", "vertices", "twin", "turn")
 
 
 def packed(folders: Sequence[Path], levels: tuple[int, ...], least_seen: float) -> dict[str, np.ndarray]:
@@ -142,9 +144,11 @@ def is_whole(person: PersonLabel, size: tuple[float, float], least_seen: float =
 # ------------------------------------------------------------------------------------------------- their truth
 @lru_cache(maxsize=4)
 def level_model(levels: tuple[int, ...]) -> BodyModel:
-    """The body model with the vertices of the finest level only."""
-    found = body_levels(levels)
-    return cut_down(skin().index.numpy()[found.index[0]], np.zeros((0, 3), np.int64))
+    """The body model with the vertices of the finest level only, and behind these their partners on the body's other
+    side: the mirror image's mesh has its vertices there."""
+    finest, template = body_levels(levels).index[0], skin().template.numpy()
+    partner = cKDTree(template).query(template[finest] * np.float32([-1, 1, 1]))[1]
+    return cut_down(skin().index.numpy()[np.concatenate([finest, partner])], np.zeros((0, 3), np.int64))
 
 
 @one_thread()
@@ -168,7 +172,9 @@ GIVEN = ("shape", "pose", "translation")
 def truth(
     sample: Sample, person: PersonLabel, vertices: Tensor, pelvis: Tensor, levels: Levels
 ) -> dict[str, np.ndarray]:
-    """What `Pictured.people` has of a person with these vertices (V, 3) and pelvis (3,) in the world."""
+    """What `Pictured.people` has of a person with this pelvis (3,) in the world, and there the vertices (2 V, 3) that
+    `level_model` has."""
+    vertices, partners = vertices.chunk(2)
     R, t, K = (torch.from_numpy(getattr(sample, name)) for name in ("R", "t", "K"))
     regressor = torch.from_numpy(levels.regressor)
     seen, pixels = vertices @ R.T + t, projected(vertices @ R.T + t, K)
@@ -177,6 +183,7 @@ def truth(
     turned = (seen - (R @ pelvis + t)) @ turn.T
     coco = person.keypoints["coco17"]
     found = {"box": box, "joints": regressor @ turned, "vertices": turned, "turn": turn}
+    found["twin"] = (partners @ R.T + t - (R @ pelvis + t)) @ turn.T * torch.tensor([-1.0, 1.0, 1.0])
     found["spots"] = projected(regressor @ seen, K)
     said = {"points": coco.points_2d.astype(np.float32), "visible": coco.visible}
     return {name: values.numpy().astype(np.float32) for name, values in found.items()} | said
@@ -198,7 +205,7 @@ def look_at_rotation(ray: Tensor) -> Tensor:
 def crops(found: Pictured, chosen: Tensor, size: int, margin: float | Tensor = 1.2) -> Batch:
     """Some of the people (B,), each in the middle of a square crop: image (B, 3, size, size) in [0, 1]; in crop
     coordinates (-1 to 1) points (B, 17, 2), 0 where seen (B, 17) is 0: not labelled, or outside the crop; and spots
-    (B, 14, 2); joints (B, 14, 3), vertices (B, V, 3), turn and identity as they are.
+    (B, 14, 2); joints (B, 14, 3), vertices and twin (B, V, 3), turn and identity as they are.
 
     margin, a number or (B,): the crop's side in longer sides of the box. IndexError for somebody who isn't there."""
     people = {name: values[chosen] for name, values in found.people.items()}
@@ -206,5 +213,5 @@ def crops(found: Pictured, chosen: Tensor, size: int, margin: float | Tensor = 1
     back = inverse(matrix)
     points, spots = (2 * move(people[name], back) / size - 1 for name in ("points", "spots"))
     seen = (people["visible"] > 0) & (points.abs() < 1).all(-1)
-    kept = {name: people[name] for name in ("joints", "vertices", "turn", "identity")}
+    kept = {name: people[name] for name in ("joints", "vertices", "twin", "turn", "identity")}
     return {"image": image, "points": points.where(seen[..., None], 0.0), "seen": seen.float(), "spots": spots} | kept
