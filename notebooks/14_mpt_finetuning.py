@@ -26,6 +26,7 @@ plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.ri
 # %% tags=["export"]
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,8 @@ from torch.nn.functional import interpolate, relu
 
 from course_lib.chapters.cameras import require
 from course_lib.chapters.mpt_pretraining import Levels, MeshTransformer, sigma_for, synthesize_heatmaps
-from course_lib.recipe import Batch, PaperRun
+from course_lib.chapters.sapiens_pose import MIRROR, crop_matrix, cut_out, decode_heatmaps, inverse, move
+from course_lib.recipe import Batch, Linear, Optimizer, PaperRun, Recipe, Stream
 
 
 # %% tags=["export"]
@@ -298,3 +300,49 @@ def pose_loss(model: nn.Module, batch: Batch) -> Tensor:
         target = synthesize_heatmaps(batch["points"], maps.shape[-1], sigma_for(maps.shape[-1]))
         losses.append(((maps - target).square().mean((2, 3)) * batch["seen"]).mean())
     return sum(losses)
+
+
+# %% tags=["export"]
+def pose_batch(config: PoseConfig, found, generator: torch.Generator, count: int) -> Batch:
+    """`count` people of `found` (`data.pictured.Pictured`), drawn at random, for `pose_loss`: crops that are looser or
+    tighter, turned by up to 30 degrees, half of them mirrored, each colour brighter or darker. Chapter 07's tools."""
+    uniform = lambda low, high, *shape: low + (high - low) * torch.rand(count, *shape, generator=generator)  # noqa: E731
+    chosen, size = torch.randint(len(found), (count,), generator=generator), (config.size, config.size)
+    people = {name: values[chosen] for name, values in found.people.items()}
+    turn = torch.pi / 6
+    matrix = crop_matrix(people["box"], size, uniform(*config.margin), uniform(-turn, turn))
+    image = cut_out(found.images[people["picture"]], matrix, size)  # (B, 3, H, H)
+    points = 2 * move(people["points"], inverse(matrix)) / config.size - 1  # (B, 17, 2)
+    flip, swap = uniform(0, 1) < 0.5, MIRROR[config.joints]
+    image = torch.where(flip[:, None, None, None], image.flip(-1), image) * uniform(0.6, 1.4, 3, 1, 1)
+    points = torch.where(flip[:, None, None], points[:, swap] * points.new_tensor([-1, 1]), points)
+    visible = torch.where(flip[:, None], people["visible"][:, swap], people["visible"]) > 0
+    seen = visible & (points.abs() < 1).all(-1)  # false for NaN, too
+    return {"image": image.clamp(0, 1), "points": points.where(seen[..., None], 0.0), "seen": seen.float()}
+
+
+# %% tags=["export"]
+def pose_example(config: PoseConfig, count: int) -> Batch:
+    """A batch of the right shapes and dtypes."""
+    shapes = {"image": (3, config.size, config.size), "points": (config.joints, 2), "seen": (config.joints,)}
+    return {name: torch.rand(count, *shape) for name, shape in shapes.items()}
+
+
+def pose_recipe(config: PoseConfig, stream: Stream | None) -> Recipe:
+    """The training of a 2D pose network: Adam, a short warm-up, a line to zero. Our choice."""
+    return Recipe(
+        name=f"pose-{config.kind}-{config.width}",
+        model=partial(pose_network, config),
+        loss=pose_loss,
+        stream=stream,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        optimizer=Optimizer("adam", config.lr, (0.9, 0.999), weight_decay=0.0),
+        schedule=Linear(round(config.warmup * config.steps)),
+        precision=config.precision,
+        clip=config.clip,
+        blocks=("Branches", "Bottleneck"),
+        channels_last=True,
+        example=partial(pose_example, config),
+        paper=config.paper,
+    )
