@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
-from course_lib.chapters.cameras import require
+from course_lib.chapters.cameras import procrustes, require
 from course_lib.chapters.mpt_pretraining import Levels, MeshTransformer, sigma_for, synthesize_heatmaps
-from course_lib.chapters.sapiens_pose import MIRROR, crop_matrix, cut_out, inverse, move
+from course_lib.chapters.sapiens_pose import MIRROR, crop_matrix, cut_out, decode_heatmaps, inverse, move
 from course_lib.recipe import Batch, Linear, Optimizer, PaperRun, Recipe, Stream
+from course_lib.shipped import Shipped
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 @dataclass(frozen=True)
 class PoseConfig:
     """A 2D pose network, and how it is trained.
@@ -55,14 +56,14 @@ class PoseConfig:
         return 2 * self.size // self.stride if self.kind == "hrnet" else self.size // 4
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 def convolution(a: int, b: int, kernel: int = 3, stride: int = 1, active: bool = True) -> nn.Sequential:
     """A convolution from a to b channels, its batch norm, and (unless not `active`) a ReLU."""
     layers = [nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(b)]
     return nn.Sequential(*layers, *[nn.ReLU(inplace=True)] * active)
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 class Residual(nn.Module):
     """Two 3 × 3 convolutions around which the input goes. He et al. 2016."""
 
@@ -75,7 +76,7 @@ class Residual(nn.Module):
         return relu(x + self.ahead(x))
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 class Bottleneck(nn.Module):
     """1 × 1 to fewer channels, 3 × 3, 1 × 1 to four times as many, around which the input goes. He et al. 2016."""
 
@@ -91,7 +92,7 @@ class Bottleneck(nn.Module):
         return relu(self.around(x) + self.ahead(x))
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
     """What leads from one branch to another, both counted from the finest: nothing; to a finer one 1 × 1 and repeated
     pixels; to a coarser one a strided 3 × 3 for every halving, the channels changing in the last. HRNet's code."""
@@ -104,7 +105,7 @@ def path(widths: Sequence[int], source: int, target: int) -> nn.Module:
     return nn.Sequential(*halvings, convolution(a, b, stride=2, active=False))
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 class Exchange(nn.Module):
     """Every branch gets a sum of all: (B, C_i, H_i, W_i), the finest first -> the first `outputs` of them."""
 
@@ -120,7 +121,7 @@ class Exchange(nn.Module):
         return [relu(total) for total in sums]
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 class Branches(nn.Module):
     """A module of HRNet: residual blocks in each branch, then the exchange."""
 
@@ -137,7 +138,7 @@ class Branches(nn.Module):
 COLOUR_MEAN, COLOUR_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as HigherHRNet has them
 
 
-# Chapter 14
+# Chapter 14, section "1 The pose network"
 def standardized(images: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [0, 1] -> less ImageNet's mean, over its spread. ValueError for another shape."""
     require("images", images, None, 3, None, None)
@@ -145,7 +146,14 @@ def standardized(images: Tensor) -> Tensor:
     return (images - mean) / spread
 
 
-# Chapter 14
+# Chapter 14, section "Two heads"
+def start_small(layer: nn.Conv2d) -> None:
+    """Begins a layer that makes maps with nearly nothing, as HRNet's code does: most of a heatmap is 0."""
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.bias)
+
+
+# Chapter 14, section "Two heads"
 class Heads(nn.Module):
     """HigherHRNet's two heads: features of the finest branch (B, w, s, s) -> maps (B, joints [+ tags], s, s), and from
     both, in twice the resolution, (B, joints, 2 s, 2 s)."""
@@ -166,7 +174,7 @@ class Heads(nn.Module):
         return [coarse[:, : self.last.out_channels], fine]
 
 
-# Chapter 14
+# Chapter 14, section "Two heads"
 class PoseNet(nn.Module):
     """Pictures (B, 3, H, H) in [0, 1] -> heatmaps (B, 17, S, S), S = `config.maps` for H = `config.size`. A HigherHRNet
     of any size: Cheng et al. 2020, and its code; MPT supplement F."""
@@ -184,6 +192,8 @@ class PoseNet(nn.Module):
             self.stages.append(nn.Sequential(*[Branches(widths, config.blocks, end) for end in ends]))
         self.grow = nn.ModuleList(convolution(w << i, w << (i + 1), stride=2) for i in range(1, last + 1))
         self.heads = Heads(config)
+        for layer in (self.heads.first, self.heads.last):
+            start_small(layer)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) -> the finest branch (B, w, s, s)."""
@@ -203,7 +213,7 @@ class PoseNet(nn.Module):
         return maps if every else maps[-1]
 
 
-# Chapter 14
+# Chapter 14, section "2 A plainer network"
 class SimpleBaseline(nn.Module):
     """Pictures (B, 3, H, H) in [0, 1] -> heatmaps (B, 17, H / 4, H / 4): a ResNet, then three deconvolutions. Xiao et
     al. 2018; MPT supplement F."""
@@ -221,6 +231,7 @@ class SimpleBaseline(nn.Module):
         for a in (inputs, h, h):
             ups += [nn.ConvTranspose2d(a, h, 4, 2, 1, bias=False), nn.BatchNorm2d(h), nn.ReLU(inplace=True)]
         self.up, self.last = nn.Sequential(*ups), nn.Conv2d(h, config.joints, 1)
+        start_small(self.last)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, H) -> what the maps are read from, (B, head, H / 4, H / 4)."""
@@ -238,7 +249,7 @@ class SimpleBaseline(nn.Module):
 NETWORKS = {"hrnet": PoseNet, "resnet": SimpleBaseline}
 
 
-# Chapter 14
+# Chapter 14, section "2 A plainer network"
 def pose_network(config: PoseConfig) -> nn.Module:
     """The 2D pose network of a configuration. ValueError for a kind that there isn't."""
     if config.kind not in NETWORKS:
@@ -246,39 +257,18 @@ def pose_network(config: PoseConfig) -> nn.Module:
     return NETWORKS[config.kind](config)
 
 
-# Chapter 14
-class MeshRegressor(nn.Module):
-    """Pictures (B, 3, H, H) in [0, 1] -> the answers of chapter 13's `MeshTransformer`, and "maps" (B, 17, S, S), what
-    it was shown. config: with `pose`, a `PoseConfig`, and `mesh`, chapter 13's `Config`. MPT supplement F."""
-
-    def __init__(self, config, levels: Levels):
-        super().__init__()
-        made, read = config.pose.joints, config.mesh.maps
-        if made != read:
-            raise ValueError(f"the pose network makes {made} maps, the transformer reads {read}: give both the same")
-        self.pose, self.mesh = pose_network(config.pose), MeshTransformer(config.mesh, levels)
-        self.size = config.mesh.size
-
-    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        """See the class. Maps of another size than the transformer's are resized (MPT supplement E)."""
-        maps = self.pose(images)
-        if maps.shape[-1] != self.size:
-            maps = interpolate(maps, (self.size, self.size), mode="bilinear", antialias=maps.shape[-1] > self.size)
-        return self.mesh(maps) | {"maps": maps}
+TINY = {"stem": 8, "width": 8, "blocks": 1, "modules": (1, 1)}
+SMALL = {"stem": 24, "width": 24, "modules": (1, 1)}
+POSE_CONFIGS = {
+    "smoke": PoseConfig(64, batch_size=4, steps=3, worlds=(("studio", 8), ("wild", 8)), side=48, **TINY),
+    "laptop": PoseConfig(steps=450, **SMALL),
+    "shipped": PoseConfig(steps=4000, **SMALL),
+    "gpu": PoseConfig(224, stem=64, width=32, stride=4, bottlenecks=4, modules=(1, 4, 3), blocks=4, batch_size=64,
+                      steps=20_000, lr=1e-3, precision="bf16"),
+}  # fmt: skip
 
 
-# Chapter 14
-def pose_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Heatmap MSE. batch: image (B, 3, H, H), points (B, 17, 2) in crop coordinates, seen (B, 17), 1 where the point
-    counts -> a scalar: the mean over samples, joints and cells, summed over the network's resolutions."""
-    losses = []
-    for maps in model(batch["image"], every=True):
-        target = synthesize_heatmaps(batch["points"], maps.shape[-1], sigma_for(maps.shape[-1]))
-        losses.append(((maps - target).square().mean((2, 3)) * batch["seen"]).mean())
-    return sum(losses)
-
-
-# Chapter 14
+# Chapter 14, section "3 Training it"
 def pose_batch(config: PoseConfig, found, generator: torch.Generator, count: int) -> Batch:
     """`count` people of `found` (`data.pictured.Pictured`), drawn at random, for `pose_loss`: crops that are looser or
     tighter, turned by up to 30 degrees, half of them mirrored, each colour brighter or darker. Chapter 07's tools."""
@@ -297,14 +287,25 @@ def pose_batch(config: PoseConfig, found, generator: torch.Generator, count: int
     return {"image": image.clamp(0, 1), "points": points.where(seen[..., None], 0.0), "seen": seen.float()}
 
 
-# Chapter 14
+# Chapter 14, section "3 Training it", exercise 14.2
+def pose_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Heatmap MSE, equation (14.2). batch: image (B, 3, H, H), points (B, 17, 2) in crop coordinates, seen (B, 17), 1
+    where the point counts -> a scalar: mean over samples, joints and cells, summed over the network's resolutions."""
+    losses = []
+    for maps in model(batch["image"], every=True):
+        target = synthesize_heatmaps(batch["points"], maps.shape[-1], sigma_for(maps.shape[-1]))
+        losses.append(((maps - target).square().mean((2, 3)) * batch["seen"]).mean())
+    return sum(losses)
+
+
+# Chapter 14, section "3 Training it"
 def pose_example(config: PoseConfig, count: int) -> Batch:
     """A batch of the right shapes and dtypes."""
     shapes = {"image": (3, config.size, config.size), "points": (config.joints, 2), "seen": (config.joints,)}
     return {name: torch.rand(count, *shape) for name, shape in shapes.items()}
 
 
-# Chapter 14
+# Chapter 14, section "3 Training it"
 def pose_recipe(config: PoseConfig, stream: Stream | None) -> Recipe:
     """The training of a 2D pose network: Adam, a short warm-up, a line to zero. Our choice."""
     return Recipe(
@@ -325,4 +326,71 @@ def pose_recipe(config: PoseConfig, stream: Stream | None) -> Recipe:
     )
 
 
-# course build sealed the text above: f808136f801c83e1
+POSE_RUNS = "course_lib.studies.mpt_pose"
+POSE_SHIPPED = Shipped("mpt_finetuning-pose", POSE_CONFIGS["shipped"], f"{POSE_RUNS}:pose")
+
+SHIPPED = {"pose": POSE_SHIPPED}
+
+
+# Chapter 14, section "What it finds", exercise 14.3
+def share_found(found: Tensor, true: Tensor, seen: Tensor, size: Tensor, reach: float = 0.05) -> Tensor:
+    """PCK of each joint, equation (14.3): points (B, K, 2), found and true; seen (B, K), 1 where a joint counts; size
+    (B,), of the people in the points' unit; reach: what is found, in sizes -> (K,), 0 where a joint never counts."""
+    near = (found - true).norm(dim=-1) < reach * size[:, None]  # (B, K)
+    return (near * seen).sum(0) / seen.sum(0).clamp(min=1)
+
+
+# Chapter 14, section "What it finds"
+def found_joints(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (B, K, S, S) -> points (B, K, 2) in crop coordinates, and the maps' maxima (B, K)."""
+    points, score = decode_heatmaps(maps, sigma_for(maps.shape[-1]))
+    return 2 * points / maps.shape[-1] - 1, score
+
+
+# Chapter 14, section "4 Trained on whole pictures, used on crops", exercise 14.4
+def everyones_heatmaps(points: Tensor, size: int, sigma: float) -> Tensor:
+    """Points (B, M, K, 2) of up to M people in each picture, NaN where there is nobody or no such point -> heatmaps
+    (B, K, size, size) that show all of them, equation (14.4). Cheng et al. 2020, and its code."""
+    maps = synthesize_heatmaps(points.flatten(0, 1), size, sigma)  # (B M, K, S, S)
+    return maps.unflatten(0, points.shape[:2]).amax(1)
+
+
+# Chapter 14, section "4 Trained on whole pictures, used on crops"
+def crowd_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Heatmap MSE on whole pictures. batch: image (B, 3, H, H), crowd (B, M, 17, 2), everybody's points in crop
+    coordinates, NaN where there is none -> a scalar, as `pose_loss`, every joint counting."""
+    sizes = [(maps, maps.shape[-1]) for maps in model(batch["image"], every=True)]
+    targets = (everyones_heatmaps(batch["crowd"], size, sigma_for(size)) for _, size in sizes)
+    return sum((maps - target).square().mean() for (maps, _), target in zip(sizes, targets, strict=True))
+
+
+# Chapter 14, section "5 The mesh regressor"
+class MeshRegressor(nn.Module):
+    """Pictures (B, 3, H, H) in [0, 1] -> the answers of chapter 13's `MeshTransformer`, and "maps" (B, 17, S, S), what
+    it was shown. config: with `pose`, a `PoseConfig`, and `mesh`, chapter 13's `Config`. MPT supplement F."""
+
+    def __init__(self, config, levels: Levels):
+        super().__init__()
+        made, read = config.pose.joints, config.mesh.maps
+        if made != read:
+            raise ValueError(f"the pose network makes {made} maps, the transformer reads {read}: give both the same")
+        self.pose, self.mesh = pose_network(config.pose), MeshTransformer(config.mesh, levels)
+        self.size = config.mesh.size
+
+    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """See the class. Maps of another size than the transformer's are resized (MPT supplement E)."""
+        maps = self.pose(images)
+        if maps.shape[-1] != self.size:
+            maps = interpolate(maps, (self.size, self.size), mode="bilinear", antialias=maps.shape[-1] > self.size)
+        return self.mesh(maps) | {"maps": maps}
+
+
+# Chapter 14, section "Procrustes, and what it forgives", exercise 14.5
+def pa_error(found: Tensor, true: Tensor) -> Tensor:
+    """Joints (B, J, 3), found and true, metres -> PA-MPJPE of each person (B,), millimetres. Equation (14.5)."""
+    scale, R, t = procrustes(found, true)
+    moved = scale[:, None, None] * found @ R.mT + t[:, None]
+    return 1000 * (moved - true).norm(dim=-1).mean(1)
+
+
+# course build sealed the text above: 4f1832b6a11588c9
