@@ -4,6 +4,7 @@ Networks, losses and batches are the chapter's own; the pictures are rendered (`
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from course_lib.studies.sapiens import Metrics, device_of
 WORLDS = ("studio", "wild")
 TESTED = {"smoke": 8, "laptop": 500}  # pictures of a world's test split
 CROWD = {"smoke": 8, "laptop": 3000}  # whole pictures of `wild`
+MARGINS = (1.2, 1.6, 2.2, 3.0)  # of the crops that section 4's study is tested on
+COLUMNS = (*(f"margin {margin}" for margin in MARGINS), *WORLDS)
 MARGIN = 1.2  # of the crops that everything is tested on
 AT_ONCE = 64  # crops in one forward pass
 
@@ -41,10 +44,11 @@ def stream(config, seed: int = 0) -> GeneratedStream:
 
 
 @lru_cache(maxsize=2)
-def crowd(config) -> Batch:
-    """Whole pictures of `wild`: image (P, 3, H, H), 8 bits; crowd (P, M, 17, 2), everybody's labelled joints in crop
+def crowd(config, count: int | None = None) -> Batch:
+    """Whole pictures of `wild`, all of them or the first `count`: image (P, 3, H, H), 8 bits; crowd (P, M, 17, 2), everybody's labelled joints in crop
     coordinates of the picture, NaN for the others; M: the most people in one."""
-    samples = list(people_samples("wild", pick(**CROWD), config.side, only=("image",)))
+    found = people_samples("wild", pick(**CROWD), config.side, only=("image",))
+    samples = [found[number] for number in range(min(count or len(found), len(found)))]
     most = max(len(sample.people) for sample in samples)
     points = torch.full((len(samples), most, config.joints, 2), torch.nan)
     for row, sample in zip(points, samples, strict=True):
@@ -134,3 +138,17 @@ def pose(config, folder: Path) -> tuple[nn.Module, Metrics]:
     return model, {
         f"pck{name}": pck_at(model, people(config, "test", worlds), config) for name, worlds in tested.items()
     }
+
+
+# ------------------------------------------------------------------------------------------------- studies
+def compare(arm, seed: int, steps: int) -> Metrics:
+    """A run of section 4's study: a network trained on crops or on whole pictures; its PCK in crops of all margins, and
+    in those of the first margin in each world."""
+    config = replace(mpt.POSE_CONFIGS[pick(smoke="smoke", laptop="laptop")], steps=steps)
+    recipe = mpt.pose_recipe(config, stream(config, seed))
+    if arm.whole:
+        recipe = replace(recipe, loss=mpt.crowd_loss, stream=crowd_stream(crowd(config), config, seed))
+    network = train(replace(recipe, seed=seed), None, progress=False).model
+    found = people(config, "test")
+    share = {f"margin {margin}": pck_at(network, found, config, margin) for margin in MARGINS}
+    return share | {world: pck_at(network, people(config, "test", (world,)), config) for world in WORLDS}
