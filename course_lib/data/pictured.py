@@ -45,11 +45,12 @@ AT_ONCE = 64  # bodies that are posed together
 class Pictured:
     """N people in P pictures. images (P, 3, H, W), 8 bits; names: of the different people. people: a tensor each,
 
-    picture (N,), identity (N,): in `images`, in `names`; set (N,): which of the rendered sets, 0, 1, ...; box (N, 4): left, top, right, bottom around the whole body,
-    pixels; points (N, 17, 2): COCO's keypoints, pixels, NaN where unknown; visible (N, 17): 0 outside, 1 hidden, 2
-    seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in pixels; vertices (N, V, 3): the mesh's finest level,
-    twin (N, V, 3): that of the person who is this one's mirror image; turn (N, 3, 3): from the picture's camera axes to
-    those that joints, vertices and twin have (see the module). Metres.
+    picture (N,), identity (N,): in `images`, in `names`; set (N,): which of the rendered sets, 0, 1, ...; box (N, 4):
+    left, top, right, bottom around the whole body, pixels; points (N, 17, 2): COCO's keypoints, pixels, NaN where
+    unknown; visible (N, 17): 0 outside, 1 hidden, 2 seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in
+    pixels; vertices (N, V, 3): the mesh's finest level, twin (N, V, 3): that of the person who is this one's mirror
+    image; turn (N, 3, 3): from the picture's camera axes to those that joints, vertices and twin have (see the module).
+    Metres.
     """
 
     images: Tensor
