@@ -887,8 +887,8 @@ print(f"up to {crowd['crowd'].shape[1]} people in a picture")
 
 
 # %% [markdown]
-# *Whole pictures and their targets, the fullest of some.* Training is the same but for the batch and the loss. Since two
-# short runs may differ by luck, this is a study: each arm three times, `course study 14.whole`.
+# *Whole pictures and their targets, the fullest of some.* Training is the same but for the batch and the loss. Since
+# two short runs may differ by luck, this is a study: each arm three times, `course study 14.whole`.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
