@@ -45,8 +45,8 @@ def stream(config, seed: int = 0) -> GeneratedStream:
 
 @lru_cache(maxsize=2)
 def crowd(config, count: int | None = None) -> Batch:
-    """Whole pictures of `wild`, all of them or the first `count`: image (P, 3, H, H), 8 bits; crowd (P, M, 17, 2), everybody's labelled joints in crop
-    coordinates of the picture, NaN for the others; M: the most people in one."""
+    """Whole pictures of `wild`, all of them or the first `count`: image (P, 3, H, H), 8 bits; crowd (P, M, 17, 2),
+    everybody's labelled joints in crop coordinates of the picture, NaN for the others; M: the most people in one."""
     found = people_samples("wild", pick(**CROWD), config.side, only=("image",))
     samples = [found[number] for number in range(min(count or len(found), len(found)))]
     most = max(len(sample.people) for sample in samples)
