@@ -59,6 +59,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False})
 
 # %% tags=["export"]
+from collections.abc import Callable
+
 from torch.nn.functional import affine_grid, grid_sample
 
 from course_lib.chapters.cameras import weak_perspective_project
@@ -68,7 +70,7 @@ from course_lib.chapters.mpt_pretraining import Config as MeshConfig
 from course_lib.study import Study, resolved
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -108,30 +110,35 @@ def arrow(ax, start, end):
 
 
 # %%
-_, ax = plt.subplots(figsize=(10, 3.2), layout="constrained")
+_, ax = plt.subplots(figsize=(10, 2.9), layout="constrained")
 box(ax, 0, 0, "picture\n128²", colour="#eeeeee")
-box(ax, 1.2, 0, "stem\n16²")
-columns = {2.4: 2, 3.8: 3, 5.2: 3}  # where a module stands -> its branches
-for x, count in columns.items():
+for x, count in ((2.6, 2), (4.2, 3)):  # where a module stands, and its branches
     for branch in range(count):
         box(ax, x, -0.75 * branch, f"blocks\n{16 >> branch}²", colour=("#cfe0ee", "#bcd3c4", "#e6d5b8")[branch])
-for a, b in ((2.4, 3.8), (3.8, 5.2)):
-    for i in range(columns[a]):
-        for j in range(columns[b]):
-            arrow(ax, (a + 0.44, -0.75 * i), (b - 0.44, -0.75 * j))
 for i in range(2):
-    arrow(ax, (1.64, 0), (1.96, -0.75 * i))
-    arrow(ax, (0.44 + 5.2, -0.75 * i - 0.75), (6.36, -0.05))
-for x in (0.44, 5.64, 6.84, 8.04):
-    arrow(ax, (x, 0), (x + 0.72 if x == 5.64 else x + 0.32, 0))
-for x, text, fill in ((6.8, "exchange\n16²", "#cfe0ee"), (8.0, "maps\n16²", "#f3cfcf"), (9.2, "maps\n32²", "#f3cfcf")):
+    arrow(ax, (1.74, 0), (2.16, -0.75 * i))
+    for j in range(3):
+        arrow(ax, (3.04, -0.75 * i), (3.76, -0.75 * j))
+for i in range(3):
+    arrow(ax, (4.64, -0.75 * i), (5.36, 0))
+for x in (0.44, 6.24, 7.64):
+    arrow(ax, (x, 0), (x + 0.44, 0))
+ax.add_patch(
+    FancyArrowPatch(
+        (5.8, 0.24), (8.6, 0.24), arrowstyle="-|>", connectionstyle="arc3,rad=-0.2", mutation_scale=8, color="#667788"
+    )
+)
+ends = ((1.3, "stem\n16²", "#cfe0ee"), (5.8, "finest\n16²", "#cfe0ee"))
+for x, text, fill in (*ends, (7.2, "maps\n16²", "#f3cfcf"), (8.6, "maps\n32²", "#f3cfcf")):
     box(ax, x, 0, text, colour=fill)
-ax.set(xlim=(-0.6, 9.8), ylim=(-1.9, 0.5))
+ax.set(xlim=(-0.6, 9.2), ylim=(-1.9, 0.75))
 ax.axis("off")
 plt.show()
 
 # %% [markdown]
-# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other.*
+# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other.
+# (The coarsest branch is new in the second module. It begins as the second one, halved, which has just heard of the
+# first.)*
 #
 # Inside a branch there is nothing new: residual blocks, two 3 × 3 convolutions with the input added (ResNet's). The
 # **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide
@@ -158,19 +165,19 @@ class PoseConfig:
 
     size: int = 128
     kind: str = "hrnet"
-    stem: int = 32
-    width: int = 32
+    stem: int = 24
+    width: int = 24
     stride: int = 8
     bottlenecks: int = 1
-    modules: tuple[int, ...] = (1, 2)
+    modules: tuple[int, ...] = (1, 1)
     blocks: int = 2
     tags: bool = False
     layers: tuple[int, ...] = (1, 1, 1, 1)
     head: int = 64
     joints: int = 17
     batch_size: int = 16
-    steps: int = 600
-    lr: float = 2e-3
+    steps: int = 500
+    lr: float = 3e-3
     warmup: float = 0.1
     clip: float = 1.0
     worlds: tuple[tuple[str, int], ...] = (("studio", 6000), ("wild", 3000))
@@ -430,6 +437,7 @@ W48 = replace(W32, width=48)
 # %%
 
 
+@lru_cache
 def counted(config):
     """A network of a configuration, without numbers, and its weights in millions."""
     with torch.device("meta"):
@@ -551,12 +559,11 @@ assert round(counts["SimpleBaseline-101"][0], 1) == 53.0  # as its authors print
 # person's mesh, too, from the pose in the label; section 5 will need it. The people of the test split are others.
 
 # %% tags=["export"]
-TINY = {"stem": 8, "width": 8, "blocks": 1, "modules": (1, 1)}
-SMALL = {"stem": 24, "width": 24, "modules": (1, 1)}
+TINY = {"stem": 8, "width": 8, "blocks": 1}
 POSE_CONFIGS = {
     "smoke": PoseConfig(64, batch_size=4, steps=3, worlds=(("studio", 8), ("wild", 8)), side=48, **TINY),
-    "laptop": PoseConfig(steps=500, lr=3e-3, **SMALL),
-    "shipped": PoseConfig(steps=8000, lr=3e-3, **SMALL),
+    "laptop": PoseConfig(steps=500),
+    "shipped": PoseConfig(steps=8000),
     "gpu": PoseConfig(224, stem=64, width=32, stride=4, bottlenecks=4, modules=(1, 4, 3), blocks=4, batch_size=64,
                       steps=20_000, lr=1e-3, precision="bf16"),
 }  # fmt: skip
@@ -769,7 +776,7 @@ for name, network in pose_nets.items():
     pooled = metrics.pck(points[known], test["points"][known], 0.05, test["seen"][known] > 0, None, test_size[known])
     print(f"{name}: PCK {shares[name].mean():.3f} (mean of joints), {pooled.mean():.3f} (mean of people)")
 print(f"a joint guessed at its mean place: {shares['its mean place'].mean():.3f}")
-assert scale() == "smoke" or shares[best_pose].mean() > 3 * shares["its mean place"].mean()
+assert scale() == "smoke" or shares[best_pose].mean() > 1.5 * shares["its mean place"].mean()
 
 # %%
 names = FORMATS["coco17"]
@@ -1094,7 +1101,7 @@ joint_error = ((summits - test["points"]).norm(dim=-1) * test["seen"]).sum(1) / 
 mesh_error = pa_error(answers["the network's maps"]["regressed"], test["joints"])
 _, ax = plt.subplots(figsize=(4, 3), layout="constrained")
 ax.scatter(50 * MARGIN * joint_error, mesh_error, s=6, alpha=0.5)
-ax.set(xlabel="mean error of the 17 joints, % of the box", ylabel="PA-MPJPE, mm", xscale="log", ylim=(0, None))
+ax.set(xlabel="mean error of the 17 joints, % of the box", ylabel="PA-MPJPE, mm", xlim=(0, None), ylim=(0, None))
 plt.show()
 
 # %%
@@ -1588,9 +1595,9 @@ def recipe(config: Config, stream: Stream | None, pose: Batch | None = None, mes
     )
 
 
-def with_data(config: Config, folders: list) -> Recipe:
-    """For a launch: the recipe with the people of rendered sets, a folder for each of `config.pose.worlds`."""
-    return recipe(config, resolved(f"{RUNS}:folder_stream")(config, folders))
+def prepare(config: Config) -> Callable:
+    """For a launch on shards: (sample, NumPy generator) -> one of its whole people, as `mixed_loss` takes it."""
+    return resolved(f"{RUNS}:prepare")(config)
 
 
 # %% [markdown]
@@ -1604,6 +1611,8 @@ PAPER = PaperRun(
     notes=("80 epochs; how many pictures an epoch has is not given", "the batch is not given: 30 a GPU is METRO's"),
 )  # fmt: skip
 EPOCH = 400_000  # pictures in an epoch of the paper's mixture: our assumption
+LARGE = {"worlds": (("studio", 300_000), ("wild", 100_000)), "side": 256}
+EPOCHS_80 = {"batch_size": 480, "steps": 80 * EPOCH // 480, "precision": "bf16"}
 SMALL_RATES = {"lr": 1e-3, "pose_lr": 0.5}  # for short runs
 FINE = replace(MESHES["smoke"], levels=MESHES["shipped"].levels)  # so that all scales share their people's meshes
 CONFIGS = {
@@ -1611,9 +1620,9 @@ CONFIGS = {
     "laptop": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=400, **SMALL_RATES),
     "shipped": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=5000, **SMALL_RATES),
     "gpu": Config(POSE_CONFIGS["gpu"], MESHES["gpu"], batch_size=64, steps=20_000, precision="bf16"),
-    "mpt": Config(W32, MESHES["mpt"], batch_size=480, steps=80 * EPOCH // 480, precision="bf16", paper=PAPER),
-    "mpt-w48": Config(W48, MESHES["mpt"], batch_size=480, steps=80 * EPOCH // 480, precision="bf16", paper=PAPER),
-    "mpt-resnet101": Config(RESNET101, MESHES["mpt"], batch_size=480, steps=80 * EPOCH // 480, precision="bf16"),
+    "mpt": Config(replace(W32, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
+    "mpt-w48": Config(replace(W48, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
+    "mpt-resnet101": Config(replace(RESNET101, **LARGE), MESHES["mpt"], **EPOCHS_80),
 }  # fmt: skip
 
 # %% [markdown]
@@ -1790,7 +1799,7 @@ maps = {"exact": exact} | {name: said["maps"][seen_whole] for name, said in foun
 numbers = {name: joints_answered(own, joints_at) for name, own in maps.items()}
 for name, counts in numbers.items():
     print(f"{name:20s} joints a map: {counts.mean():.1f} in the mean, {counts.min():.1f} to {counts.max():.1f}")
-assert scale() == "smoke" or numbers["exact"].mean() < 2 < numbers[best].mean()
+assert scale() == "smoke" or 1 <= numbers["exact"].mean() < 1.5 < numbers[best].mean()
 
 # %%
 _, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
@@ -1799,7 +1808,7 @@ for i, (name, counts) in enumerate(numbers.items()):
     ax.bar(np.arange(17) + 0.25 * (i - 1), counts, 0.25, label=name)
 ax.set_xticks(range(17), names, rotation=60, ha="right", fontsize=8)
 ax.set(ylabel="joints that the map answers to")
-ax.legend(frameon=False, fontsize=9)
+ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
 # %% [markdown]
@@ -1822,8 +1831,10 @@ for ax in axes.flat:
 plt.show()
 
 # %% [markdown]
-# So D's sentence holds here, too, and it has a number now. Nothing forces the maps apart any more; a map that says
-# something about several joints is simply a richer input than a dot.
+# That is D's sentence, and it has a number now: exact heatmaps answer to one joint each, fine-tuned maps to several,
+# often to a joint and its partner on the other side. Nothing forces the maps to be dots any more. But mind the middle
+# row of the print: a pose network's maps answer to more than one joint already *before*, where it can't tell left from
+# right. What fine-tuning adds is the difference of the two.
 
 # %% [markdown]
 # ## 10 What is each part worth?
@@ -2033,7 +2044,8 @@ job.plan()
 job.prove(**pick(smoke={"config": "smoke"}, laptop={}))
 
 # %%
-print(job.script(out=f"runs/{job.name}", data=["data/studio-train-coco17-256-300000"]))
+folders = [f"data/{world}-train-coco17-256-{count}" for world, count in job.config.pose.worlds]
+print(job.script(out=f"runs/{job.name}", data=folders))
 
 # %% [markdown]
 # And with DeepSpeed, as the authors trained (F):
@@ -2044,9 +2056,9 @@ import json
 print(json.dumps(launch.deepspeed_config(job.recipe(), world=job.world, stage=2), indent=1))
 
 # %% [markdown]
-# A launch trains on rendered sets, here 300,000 pictures of `studio` that `course data make` would render, with all of
-# their truth; it holds their people in memory. It runs the course's code, not the functions that you wrote in this
-# notebook.
+# A launch trains on rendered pictures, here 400,000 of `studio` and `wild` that `course data make` would have to render
+# first, and takes one whole person of each; a picture without one has no mark in it, and counts for nothing. It runs
+# the course's code, not the functions that you wrote in this notebook.
 #
 # ## What to remember
 #

@@ -4,6 +4,7 @@ input."""
 import dataclasses
 
 import kornia
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -346,15 +347,25 @@ def test_study_arms_differ_where_they_should():
     assert not any(config.warm_pose for config in arms["backbone"].values())
 
 
-def test_a_launch_takes_folders_of_pictures():
-    from course_lib.data.sets import rendered
+def test_a_launch_takes_one_whole_person_of_a_sample():
+    from course_lib.data.sets import people_samples
 
-    folders = [rendered(*own, SMOKE.pose.side) for own in SMOKE.pose.worlds]
-    theirs = next(mpt.with_data(SMOKE, folders).stream.batches(0, 4))
-    ours = next(measured.stream(SMOKE).batches(0, 4))
-    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
-    with pytest.raises(ValueError, match="one for each of studio, wild"):
-        mpt.with_data(SMOKE, folders[:1])
+    config = dataclasses.replace(SMOKE, augmentation=mpt.UNCHANGED)
+    take, example = mpt.prepare(config), mpt.example(config, 1)
+    for world, count in SMOKE.pose.worlds:
+        samples = people_samples(world, count, SMOKE.pose.side)
+        made = [take(samples[i], np.random.default_rng(0)) for i in range(count)]
+        assert all(one[name].shape == example[name].shape[1:] for one in made for name in example)
+        marked = [one for one in made if one["spots_known"].any()]
+        assert 0 < len(marked) and {one["mesh_known"].item() for one in marked} == {float(world == "studio")}
+        lost = [one for one in made if not one["spots_known"].any()]
+        assert all(one["mesh_known"] == 0 and one["joints_known"] == 0 and (one["image"] == 0).all() for one in lost)
+    ours = next(measured.stream(config).batches(0, 8))
+    theirs = torch.stack(
+        [take(people_samples("studio", 8, 48)[i], np.random.default_rng(0))["joints"] for i in range(8)]
+    )
+    nearest = torch.cdist(ours["joints"].flatten(1), theirs.flatten(1)).amin(1)
+    assert nearest.min() < 1e-4  # the same person, by the other way
 
 
 # ---------------------------------------------------------- bad input

@@ -193,6 +193,15 @@ def truth(
     return {name: values.numpy().astype(np.float32) for name, values in found.items()} | said
 
 
+def of_one(sample: Sample, person: PersonLabel, levels: tuple[int, ...]) -> Pictured:
+    """A single person of a sample, worked out now: what a launch takes from its shards."""
+    row = next(posed([(0, sample, person)], body_levels(tuple(levels))))[0]
+    row |= {name: np.int64(0) for name in ("picture", "identity", "set")}
+    people = {name: torch.from_numpy(np.asarray(row[name])[None].copy()) for name in PEOPLE}
+    image = torch.from_numpy((sample.image * 255).round().astype(np.uint8))[None]
+    return Pictured(image, people, (person.identity,))
+
+
 def projected(points: Tensor, K: Tensor) -> Tensor:
     """Points (N, 3) in camera axes -> pixels (N, 2)."""
     return (points @ K.T)[:, :2] / points[:, 2:].clamp(min=NEAREST_DEPTH)

@@ -5,15 +5,18 @@ number of steps (`course_lib.study`). Networks, losses and augmentation are the 
 the pose networks (`course_lib.studies.mpt_pose`).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from course_lib.chapters import mpt_finetuning as mpt
 from course_lib.chapters.mpt_pretraining import MeshTransformer, body_levels
-from course_lib.data.pictured import Pictured, crops, pictured, whole_people
+from course_lib.data.pictured import Pictured, crops, is_whole, of_one, pictured, size_of
+from course_lib.data.schema import Sample
 from course_lib.data.sets import rendered
 from course_lib.data.streams import TensorStream
 from course_lib.recipe import Batch, Recipe
@@ -35,12 +38,8 @@ def people(config, split: str = "train", worlds: tuple[str, ...] = mpt_pose.WORL
 
 
 def stream(config, seed: int = 0) -> TensorStream:
-    """Batches of all people, each marked as its set is, augmented."""
-    return mixed_stream(config, people(config), seed)
-
-
-def mixed_stream(config, found: Pictured, seed: int = 0) -> TensorStream:
-    """Batches of the people in `config.pose.worlds`, in another order each epoch, marked and augmented."""
+    """Batches of all people, in another order each epoch, each marked as its set is, augmented."""
+    found = people(config)
     marks = [{} if world in config.full else FLAT for world, _ in config.pose.worlds]
 
     def transform(one: Batch, generator: torch.Generator) -> Batch:
@@ -50,13 +49,23 @@ def mixed_stream(config, found: Pictured, seed: int = 0) -> TensorStream:
     return TensorStream({"person": torch.arange(len(found)), "set": found.people["set"]}, seed, transform)
 
 
-def folder_stream(config, folders: list[Path]) -> TensorStream:
-    """For a launch: the people of rendered sets, one folder for each of `config.pose.worlds`. ValueError where their
-    number is another."""
-    if len(folders) != len(config.pose.worlds):
-        worlds = ", ".join(world for world, _ in config.pose.worlds)
-        raise ValueError(f"{len(folders)} folders of data: give one for each of {worlds}, in this order")
-    return mixed_stream(config, whole_people(tuple(map(Path, folders)), config.mesh.levels))
+def prepare(config) -> Callable:
+    """For a launch: (sample, NumPy generator) -> one of the whole people in it, at random, marked as its world is. A
+    sample without one has no mark at all, so that nothing of it counts."""
+    nobody = {name: torch.zeros_like(values[0]) for name, values in mpt.example(config, 1).items()}
+
+    def prepared(sample: Sample, rng: np.random.Generator) -> Batch:
+        whole = [person for person in sample.people if is_whole(person, size_of(sample))]
+        if not whole:
+            return nobody
+        person = whole[int(rng.integers(len(whole)))]
+        marks = {} if sample.source.partition("/")[0] in config.full else FLAT
+        batch = crops(of_one(sample, person, config.mesh.levels), torch.tensor([0]), config.pose.size, config.margin)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        one = mpt.prepared(config, mpt.with_marks(batch, **marks), generator)
+        return {name: values[0] for name, values in one.items()}
+
+    return prepared
 
 
 # ------------------------------------------------------------------------------------------------- measuring
