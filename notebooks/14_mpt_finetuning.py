@@ -106,9 +106,11 @@ for i in range(2):
 for i in range(3):
     arrow(ax, (4.64, -0.75 * i), (5.36, 0))
 for x in (0.44, 6.24, 7.64):
-    arrow(ax, (x, 0), (x + 0.52, 0))
+    arrow(ax, (x, 0), (x + 0.44, 0))
 ax.add_patch(
-    FancyArrowPatch((5.8, 0.24), (8.6, 0.24), arrowstyle="-|>", connectionstyle="arc3,rad=-0.2", color="#667788")
+    FancyArrowPatch(
+        (5.8, 0.24), (8.6, 0.24), arrowstyle="-|>", connectionstyle="arc3,rad=-0.2", mutation_scale=8, color="#667788"
+    )
 )
 ends = ((1.3, "stem\n16²", "#cfe0ee"), (5.8, "finest\n16²", "#cfe0ee"))
 for x, text, fill in (*ends, (7.2, "maps\n16²", "#f3cfcf"), (8.6, "maps\n32²", "#f3cfcf")):
@@ -119,7 +121,8 @@ plt.show()
 
 
 # %% [markdown]
-# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other.*
+# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other. (The
+# coarsest branch is new in the second module; it begins as the halved second one, which has just heard of the first.)*
 #
 # Inside a branch there is nothing new: residual blocks, two 3 × 3 convolutions with the input added (ResNet's). The
 # **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide
@@ -1069,7 +1072,7 @@ joint_error = ((summits - test["points"]).norm(dim=-1) * test["seen"]).sum(1) / 
 mesh_error = pa_error(answers["the network's maps"]["regressed"], test["joints"])
 _, ax = plt.subplots(figsize=(4, 3), layout="constrained")
 ax.scatter(50 * MARGIN * joint_error, mesh_error, s=6, alpha=0.5)
-ax.set(xlabel="mean error of the 17 joints, % of the box", ylabel="PA-MPJPE, mm", xscale="log", ylim=(0, None))
+ax.set(xlabel="mean error of the 17 joints, % of the box", ylabel="PA-MPJPE, mm", xlim=(0, None), ylim=(0, None))
 plt.show()
 
 # %%

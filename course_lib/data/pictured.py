@@ -34,7 +34,7 @@ from course_lib.paths import body_file, data_dir
 from course_lib.recipe import Batch
 from course_lib.threads import one_thread
 
-VERSION = 2  # of the files that people are kept in
+VERSION = 3  # of the files that people are kept in
 LEAST_INSIDE = 0.9  # of the area of the box around a body that must lie in the picture
 LEAST_SIDE = 0.3  # of the box, in sides of the picture
 LEAST_SEEN = 0.5  # of a body inside the picture that nothing may hide
@@ -45,11 +45,12 @@ AT_ONCE = 64  # bodies that are posed together
 class Pictured:
     """N people in P pictures. images (P, 3, H, W), 8 bits; names: of the different people. people: a tensor each,
 
-    picture (N,), identity (N,): in `images`, in `names`; box (N, 4): left, top, right, bottom around the whole body,
-    pixels; points (N, 17, 2): COCO's keypoints, pixels, NaN where unknown; visible (N, 17): 0 outside, 1 hidden, 2
-    seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in pixels; vertices (N, V, 3): the mesh's finest level,
-    twin (N, V, 3): that of the person who is this one's mirror image; turn (N, 3, 3): from the picture's camera axes to
-    those that joints, vertices and twin have (see the module). Metres.
+    picture (N,), identity (N,): in `images`, in `names`; set (N,): which of the rendered sets, 0, 1, ...; box (N, 4):
+    left, top, right, bottom around the whole body, pixels; points (N, 17, 2): COCO's keypoints, pixels, NaN where
+    unknown; visible (N, 17): 0 outside, 1 hidden, 2 seen; joints (N, 14, 3): LSP's, spots (N, 14, 2): the same in
+    pixels; vertices (N, V, 3): the mesh's finest level, twin (N, V, 3): that of the person who is this one's mirror
+    image; turn (N, 3, 3): from the picture's camera axes to those that joints, vertices and twin have (see the module).
+    Metres.
     """
 
     images: Tensor
@@ -101,7 +102,7 @@ def unpacked(arrays: dict[str, np.ndarray]) -> Pictured:
     return Pictured(images, {name: people[name] for name in PEOPLE}, names)
 
 
-PEOPLE = ("picture", "identity", "box", "points", "visible", "joints", "spots", "vertices", "twin", "turn")
+PEOPLE = ("picture", "identity", "set", "box", "points", "visible", "joints", "spots", "vertices", "twin", "turn")
 
 
 def packed(folders: Sequence[Path], levels: tuple[int, ...], least_seen: float) -> dict[str, np.ndarray]:
@@ -118,7 +119,10 @@ def packed(folders: Sequence[Path], levels: tuple[int, ...], least_seen: float) 
     names = sorted({person.identity for _, _, person in chosen})
     rows = [row for rows in posed(chosen, body_levels(levels)) for row in rows]
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    arrays["picture"] = np.searchsorted(pictures, [number for number, _, _ in chosen])
+    numbers = [number for number, _, _ in chosen]
+    arrays["picture"] = np.searchsorted(pictures, numbers)
+    ends = np.cumsum([len(Samples(folder, only=())) for folder in folders])
+    arrays["set"] = np.searchsorted(ends, numbers, side="right")
     arrays["identity"] = np.searchsorted(names, [person.identity for _, _, person in chosen])
     stored = [(images[number].image * 255).round().astype(np.uint8) for number in pictures]
     return arrays | {"images": np.stack(stored), "names": np.array(names)}
