@@ -118,8 +118,9 @@ ax.axis("off")
 plt.show()
 
 # %% [markdown]
-# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other. (The
-# coarsest branch is new in the second module; it begins as the halved second one, which has just heard of the first.)*
+# *The course's small network. The arrows between modules are exchanges: every branch gets something of every other.
+# (The coarsest branch is new in the second module. It begins as the second one, halved, which has just heard of the
+# first.)*
 #
 # Inside a branch there is nothing new: residual blocks, two 3 × 3 convolutions with the input added (ResNet's). The
 # **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide
