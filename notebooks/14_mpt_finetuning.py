@@ -432,7 +432,6 @@ W48 = replace(W32, width=48)
 
 # %%
 
-
 @lru_cache
 def counted(config):
     """A network of a configuration, without numbers, and its weights in millions."""
