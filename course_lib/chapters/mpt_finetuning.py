@@ -274,6 +274,9 @@ def pose_network(config: PoseConfig) -> nn.Module:
     return NETWORKS[config.kind](config)
 
 
+RESNET101 = PoseConfig(224, "resnet", width=64, layers=(3, 4, 23, 3), head=256)
+SMALL_RESNET = PoseConfig(kind="resnet", width=16)
+
 TINY = {"stem": 8, "width": 8, "blocks": 1}
 POSE_CONFIGS = {
     "smoke": PoseConfig(64, batch_size=4, steps=3, worlds=(("studio", 8), ("wild", 8)), side=48, **TINY),
@@ -419,4 +422,347 @@ def pa_error(found: Tensor, true: Tensor) -> Tensor:
     return 1000 * (moved - true).norm(dim=-1).mean(1)
 
 
-# course build sealed the text above: 593250cdf6610ace
+# Chapter 14, section "6 Pictures that know much, and pictures that know little", exercise 14.6
+def known_l1(answer: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """The mean absolute difference where the truth is known, a scalar, equation (14.6); 0 where nothing is.
+
+    answer, truth (B, ...), of one shape; known (B,) or (B, J), ... 0 or 1: of their first dimensions. What is not known
+    may hold anything, NaN too.
+    """
+    mark = known.view(*known.shape, *[1] * (answer.ndim - known.ndim)).expand_as(answer).to(answer)
+    difference = (answer - truth.where(mark > 0, 0.0)).abs()
+    return (mark * difference).sum() / mark.sum().clamp(min=1.0)
+
+
+# Chapter 14, section "6 Pictures that know much, and pictures that know little"
+def mixed_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Equation (13.9) where the truth is known, by (14.6).
+
+    batch: image (B, 3, H, W); joints (B, 14, 3), vertices, middle, coarse (B, V_l, 3), metres, camera axes; spots
+    (B, 14, 2) in crop coordinates; mesh_known, joints_known (B,), spots_known (B, 14) -> loss, and its parts without
+    weights: joints and mesh in metres, spots. MPT supplement F; METRO's code.
+    """
+    answer = model(batch["image"])
+    camera, kinds = answer["camera"], (answer["joints"], answer["regressed"])
+    true = centred(batch["joints"])
+    joints = sum(known_l1(centred(kind), true, batch["joints_known"]) for kind in kinds)
+    levels = zip(answer["vertices"], (batch[name] for name in ("vertices", "middle", "coarse")), strict=True)
+    mesh = sum(known_l1(ours, level, batch["mesh_known"]) for ours, level in levels) / 3
+    seen = (weak_perspective_project(kind, camera[:, 0], camera[:, 1:]) for kind in kinds)
+    spots = sum(known_l1(spot, batch["spots"], batch["spots_known"]) for spot in seen)
+    loss = JOINT_WEIGHT * joints + MESH_WEIGHT * mesh + SPOT_WEIGHT * spots
+    return {"loss": loss, "joints": joints, "mesh": mesh, "spots": spots}
+
+
+COCO_KNOWS = 12  # the first of LSP-14's joints, the limbs; neck and top of the head have no point in COCO
+
+
+# Chapter 14, section "6 Pictures that know much, and pictures that know little"
+def with_marks(batch: Batch, mesh: bool = True, joints: bool = True, spots: int = 14) -> Batch:
+    """The batch with marks of what counts as known, the same for every sample: `spots` of the 2D joints, LSP-14's."""
+    ones = torch.ones(len(batch["joints"]))
+    known = {"mesh_known": mesh * ones, "joints_known": joints * ones}
+    return batch | known | {"spots_known": (torch.arange(14) < spots).float().expand(len(ones), -1).clone()}
+
+
+SWAP14 = [5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13]  # LSP-14: ankles, knees, hips; wrists, elbows, shoulders
+SWAP17 = MIRROR[17]  # COCO's
+
+
+# Chapter 14, section "METRO's augmentation, with the truth turned along", exercise 14.7
+def mirrored(batch: Batch) -> Batch:
+    """The batch in a mirror; nothing is changed in place.
+
+    image (B, 3, H, W); spots (B, 14, 2), spots_known (B, 14), joints (B, 14, 3): LSP-14; points (B, 17, 2): COCO-17;
+    vertices and twin (B, V, 3), which change places: the mesh and its mirror image's. The rest stays. METRO's code.
+    """
+    result = dict(batch)
+    result["image"] = batch["image"].flip(-1)
+    flip = batch["joints"].new_tensor([-1.0, 1.0, 1.0])
+    result["joints"] = batch["joints"][:, SWAP14] * flip
+    result["spots"] = batch["spots"][:, SWAP14] * flip[:2]
+    result["spots_known"] = batch["spots_known"][:, SWAP14]
+    result["points"] = batch["points"][:, SWAP17] * flip[:2]
+    result["vertices"], result["twin"] = batch["twin"], batch["vertices"]
+    return result
+
+
+# Chapter 14, section "METRO's augmentation, with the truth turned along", exercise 14.8
+def turned(batch: Batch, angle: Tensor, zoom: Tensor) -> Batch:
+    """The batch with its crops turned by angle (B,) radians, clockwise, and shown zoom (B,) times as large, about the
+    crop's middle; black where nothing was. Equation (14.7); nothing is changed in place.
+
+    image (B, 3, H, W); spots (B, 14, 2), points (B, 17, 2): crop coordinates; joints (B, 14, 3), vertices (B, V, 3):
+    metres, camera axes. The rest stays. METRO's code.
+    """
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
+    k, result = zoom[:, None, None], dict(batch)
+    for name in ("spots", "points"):
+        result[name] = batch[name] @ (k * turn).mT
+    for name in ("joints", "vertices"):
+        result[name] = torch.cat([batch[name][..., :2] @ turn.mT, batch[name][..., 2:]], -1)
+    back = torch.cat([turn.mT / k, turn.new_zeros(len(turn), 2, 1)], 2)  # (B, 2, 3)
+    grid = affine_grid(back, batch["image"].shape, align_corners=False)
+    result["image"] = grid_sample(batch["image"], grid, align_corners=False)
+    return result
+
+
+# Chapter 14, section "METRO's augmentation, with the truth turned along"
+@dataclass(frozen=True)
+class Augmentation:
+    """METRO's, by its code. flip: the chance of a mirror image; turn: σ of the angle in degrees, cut at twice that;
+    turned: the chance to be turned; zoom: σ of the crop's side about 1, cut at once that; noise: of each colour."""
+
+    flip: float = 0.5
+    turn: float = 30.0
+    turned: float = 0.4
+    zoom: float = 0.25
+    noise: float = 0.4
+
+
+UNCHANGED = Augmentation(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+# Chapter 14, section "METRO's augmentation, with the truth turned along"
+def augmented(augmentation: Augmentation, batch: Batch, generator: torch.Generator) -> Batch:
+    """A batch with float images, augmented at random. The mirror is one for the whole batch: streams bring samples one
+    by one."""
+    count = len(batch["image"])
+    normal = torch.randn(2, count, generator=generator)
+    chance, colour = torch.rand(2, count, generator=generator), torch.rand(count, 3, 1, 1, generator=generator)
+    angle = (normal[0].clamp(-2, 2) * augmentation.turn).deg2rad() * (chance[0] < augmentation.turned)
+    side = 1 + normal[1].clamp(-1, 1) * augmentation.zoom
+    batch = mirrored(batch) if chance[1, 0] < augmentation.flip else batch
+    batch = turned(batch, angle, 1 / side)
+    noise = 1 + augmentation.noise * (2 * colour - 1)
+    return batch | {"image": (batch["image"] * noise.to(batch["image"])).clamp(0, 1)}
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+@dataclass(frozen=True)
+class Config:
+    """A mesh regressor, and how it is fine-tuned, on the sets of its pose network (`pose.worlds`).
+
+    pose: the pose network; mesh: the transformer (chapter 13's configuration). full: the worlds of which everything is
+    known; of the others only 2D joints are. margin: of the crops. features: METRO's arm, the transformer reads the pose
+    network's features in place of its maps. through: maps are shrunk to this side and enlarged again, 0: not.
+    warm_pose, warm_mesh: whether it begins with what chapters 14 and 13 ship. pose_lr: the pose network's rate over lr.
+    """
+
+    pose: PoseConfig
+    mesh: MeshConfig
+    batch_size: int
+    steps: int
+    full: tuple[str, ...] = ("studio",)
+    margin: float = 1.2
+    augmentation: Augmentation = Augmentation()
+    features: bool = False
+    through: int = 0
+    warm_pose: bool = True
+    warm_mesh: bool = True
+    lr: float = 2e-4
+    pose_lr: float = 1.0
+    warmup: float = 0.1
+    clip: float | None = 1.0
+    precision: str = "fp32"
+    paper: PaperRun | None = None
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+class FeatureRegressor(nn.Module):
+    """A `MeshRegressor` whose transformer reads the pose network's features (B, C, S, S), resized, instead of its maps:
+    METRO's way on the same transformer. Its "maps" are these features."""
+
+    def __init__(self, config, levels: Levels):
+        super().__init__()
+        self.pose, self.mesh = pose_network(config.pose), MeshTransformer(config.mesh, levels)
+        self.size = config.mesh.size
+        unread = self.pose.heads if config.pose.kind == "hrnet" else self.pose.last
+        unread.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """See the class."""
+        features = self.pose.features(images)
+        if features.shape[-1] != self.size:
+            features = interpolate(features, (self.size, self.size), mode="bilinear")
+        return self.mesh(features) | {"maps": features}
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+class CoarseRegressor(MeshRegressor):
+    """A `MeshRegressor` whose maps are first shrunk to `config.through` pixels: MPT Table 3, downwards."""
+
+    def __init__(self, config, levels: Levels):
+        super().__init__(config, levels)
+        self.through = config.through
+
+    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """As a `MeshRegressor`; its "maps" are the enlarged ones."""
+        small = interpolate(self.pose(images), (self.through,) * 2, mode="bilinear", antialias=True)
+        maps = interpolate(small, (self.size,) * 2, mode="bilinear")
+        return self.mesh(maps) | {"maps": maps}
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def mesh_regressor(config: Config, levels: Levels | None = None) -> nn.Module:
+    """The network of a configuration, its weights at random; levels: of the mesh, those of the body that is loaded."""
+    kind = FeatureRegressor if config.features else CoarseRegressor if config.through else MeshRegressor
+    return kind(config, levels or body_levels(config.mesh.levels))
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def begun(config: Config, levels: Levels, pose: Batch | None = None, mesh: Batch | None = None) -> nn.Module:
+    """The network with the weights that a pose network and a `MeshTransformer` ended with, each where it is given."""
+    model = mesh_regressor(config, levels)
+    for part, weights in ((model.pose, pose), (model.mesh, mesh)):
+        if weights is not None:
+            part.load_state_dict(weights)
+    return model
+
+
+TRUTH = ("image", "joints", "spots", "vertices", "middle", "coarse", "mesh_known", "joints_known", "spots_known")
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def prepared(config: Config, batch: Batch, generator: torch.Generator) -> Batch:
+    """`data.pictured.crops` of some people, with marks -> augmented, what `mixed_loss` takes."""
+    batch = augmented(config.augmentation, batch, generator)
+    meshes = body_levels(config.mesh.levels).all(batch["vertices"])
+    batch = batch | dict(zip(("vertices", "middle", "coarse"), meshes, strict=True))
+    return {name: batch[name] for name in TRUTH}
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def example(config: Config, count: int) -> Batch:
+    """A batch of the right shapes and dtypes."""
+    fine, middle, coarse = (len(points) for points in body_levels(config.mesh.levels).points)
+    shapes = {"image": (3, config.pose.size, config.pose.size), "joints": (14, 3), "spots": (14, 2)}
+    shapes |= {"vertices": (fine, 3), "middle": (middle, 3), "coarse": (coarse, 3)}
+    shapes |= {"mesh_known": (), "joints_known": (), "spots_known": (14,)}
+    return {name: torch.rand(count, *shapes[name]) for name in TRUTH}
+
+
+RUNS = "course_lib.studies.mpt_finetuning"
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def recipe(config: Config, stream: Stream | None, pose: Batch | None = None, mesh: Batch | None = None) -> Recipe:
+    """The fine-tuning of a `MeshRegressor`, from the weights of a pose network and a `MeshTransformer` on where given.
+    MPT supplement F."""
+    scales = (("pose.", config.pose_lr), ("mesh.up.", config.mesh.up_lr))
+    return Recipe(
+        name=f"mpt-finetuning-{config.pose.kind}-{config.pose.size}",
+        model=partial(begun, config, body_levels(config.mesh.levels), pose, mesh),
+        loss=mixed_loss,
+        stream=stream,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        optimizer=Optimizer("adam", config.lr, (0.9, 0.999), weight_decay=0.0, scales=scales),
+        schedule=Linear(round(config.warmup * config.steps)),
+        precision=config.precision,
+        clip=config.clip,
+        blocks=("PostNormBlock",),
+        checkpoint_blocks=config.mesh.checkpoint_blocks,
+        example=partial(example, config),
+        paper=config.paper,
+    )
+
+
+# Chapter 14, section "7 Fine-tuning, end to end"
+def prepare(config: Config) -> Callable:
+    """For a launch on shards: (sample, NumPy generator) -> one of its whole people, as `mixed_loss` takes it."""
+    return resolved(f"{RUNS}:prepare")(config)
+
+
+PAPER = PaperRun(
+    "MPT supplement A, F", parameters=28e6 + 102e6, gpus=16, gpu="V100-32GB",
+    notes=("80 epochs; how many pictures an epoch has is not given", "the batch is not given: 30 a GPU is METRO's"),
+)  # fmt: skip
+EPOCH = 400_000  # pictures in an epoch of the paper's mixture: our assumption
+LARGE = {"worlds": (("studio", 300_000), ("wild", 100_000)), "side": 256}
+EPOCHS_80 = {"batch_size": 480, "steps": 80 * EPOCH // 480, "precision": "bf16"}
+SMALL_RATES = {"lr": 2e-3, "pose_lr": 0.25}  # for short runs
+FINE = replace(MESHES["smoke"], levels=MESHES["shipped"].levels)  # so that all scales share their people's meshes
+CONFIGS = {
+    "smoke": Config(POSE_CONFIGS["smoke"], FINE, batch_size=4, steps=4, **SMALL_RATES),
+    "laptop": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=400, **SMALL_RATES),
+    "shipped": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=5000, **SMALL_RATES),
+    "gpu": Config(POSE_CONFIGS["gpu"], MESHES["gpu"], batch_size=64, steps=20_000, precision="bf16"),
+    "mpt": Config(replace(W32, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
+    "mpt-w48": Config(replace(W48, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
+    "mpt-resnet101": Config(replace(RESNET101, **LARGE), MESHES["mpt"], **EPOCHS_80),
+}  # fmt: skip
+
+SHIPPED = {
+    "pose": POSE_SHIPPED,
+    "finetuned": Shipped("mpt_finetuning-finetuned", CONFIGS["shipped"], f"{RUNS}:finetuned"),
+}
+
+
+# Chapter 14, section "9 What do the maps mean now?", exercise 14.9
+def joints_answered(maps: Tensor, points: Tensor) -> Tensor:
+    """How many joints each map answers to, (C,), equation (14.8); 0 for a map without a pattern.
+
+    maps (N, C, S, S) of N people; points (N, J, 2): their joints in crop coordinates. After MPT Fig. 2."""
+    mean, deviation = maps.mean((2, 3), keepdim=True), maps.std((2, 3), keepdim=True)
+    pattern = (maps - mean) / deviation.clamp(min=1e-6)
+    read = grid_sample(pattern, points[:, None], align_corners=False)[:, :, 0]  # (N, C, J)
+    energy = read.mean(0).square()  # (C, J)
+    share = energy / energy.sum(1, keepdim=True).clamp(min=1e-12)
+    total = share.square().sum(1)
+    return torch.where(total > 0, 1 / total.clamp(min=1e-12), 0.0)
+
+
+# Chapter 14, section "10 What is each part worth?"
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a study: with chapter 13's transformer or without; maps shrunk to `through` pixels (0: not); features
+    in place of maps; another pose network (a key of POSE_ARMS), trained in the run."""
+
+    warm_mesh: bool = True
+    through: int = 0
+    features: bool = False
+    backbone: str = ""
+    batch: int = 8
+    lr: float = 2e-3
+
+
+# Chapter 14, section "10 What is each part worth?"
+def arm_config(arm: Arm, steps: int) -> Config:
+    """The configuration of an arm."""
+    base = CONFIGS["laptop"]
+    pose = POSE_ARMS[arm.backbone] if arm.backbone else base.pose
+    mesh = replace(base.mesh, maps=feature_channels(pose)) if arm.features else base.mesh
+    return replace(
+        base, pose=pose, mesh=mesh, batch_size=arm.batch, steps=steps, lr=arm.lr, through=arm.through,
+        features=arm.features, warm_mesh=arm.warm_mesh, warm_pose=not arm.backbone,
+    )  # fmt: skip
+
+
+# Chapter 14, section "10 What is each part worth?"
+def feature_channels(pose: PoseConfig) -> int:
+    """How many channels a pose network's features have."""
+    return pose.width if pose.kind == "hrnet" else pose.head
+
+
+STUDY_STEPS = 400
+POSE_ARMS = {
+    "small": replace(POSE_CONFIGS["shipped"], width=12, stem=12),
+    "hrnet": POSE_CONFIGS["shipped"],
+    "resnet": replace(POSE_CONFIGS["shipped"], kind="resnet", width=16),
+}
+COMPARE = f"{RUNS}:compare"
+STUDIES = {
+    "whole": WHOLE,
+    "pretraining": Study("14.pretraining", "with and without pretraining on meshes",
+                         {"with": Arm(), "without": Arm(warm_mesh=False)}, COMPARE, STUDY_STEPS),
+    "resolution": Study("14.resolution", "resolution of the maps (Table 3)",
+                        {f"{side}": Arm(through=side) for side in (8, 16, 32)}, COMPARE, STUDY_STEPS),
+    "features": Study("14.features", "image features instead of maps (Table 1's METRO)",
+                      {"features": Arm(features=True, warm_mesh=False)}, COMPARE, STUDY_STEPS),
+    "backbone": Study("14.backbone", "the pose network", {name: Arm(backbone=name) for name in POSE_ARMS},
+                      COMPARE, STUDY_STEPS // 2),
+}  # fmt: skip
+
+
+# course build sealed the text above: b87badb783db1eda
