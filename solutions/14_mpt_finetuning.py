@@ -563,7 +563,7 @@ TINY = {"stem": 8, "width": 8, "blocks": 1}
 POSE_CONFIGS = {
     "smoke": PoseConfig(64, batch_size=4, steps=3, worlds=(("studio", 8), ("wild", 8)), side=48, **TINY),
     "laptop": PoseConfig(steps=500),
-    "shipped": PoseConfig(steps=8000),
+    "shipped": PoseConfig(steps=3000),
     "gpu": PoseConfig(224, stem=64, width=32, stride=4, bottlenecks=4, modules=(1, 4, 3), blocks=4, batch_size=64,
                       steps=20_000, lr=1e-3, precision="bf16"),
 }  # fmt: skip
@@ -1618,7 +1618,7 @@ FINE = replace(MESHES["smoke"], levels=MESHES["shipped"].levels)  # so that all 
 CONFIGS = {
     "smoke": Config(POSE_CONFIGS["smoke"], FINE, batch_size=4, steps=4, **SMALL_RATES),
     "laptop": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=400, **SMALL_RATES),
-    "shipped": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=5000, **SMALL_RATES),
+    "shipped": Config(POSE_CONFIGS["shipped"], MESHES["shipped"], batch_size=16, steps=2000, **SMALL_RATES),
     "gpu": Config(POSE_CONFIGS["gpu"], MESHES["gpu"], batch_size=64, steps=20_000, precision="bf16"),
     "mpt": Config(replace(W32, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
     "mpt-w48": Config(replace(W48, **LARGE), MESHES["mpt"], paper=PAPER, **EPOCHS_80),
