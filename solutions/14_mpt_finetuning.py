@@ -19,7 +19,7 @@
 #
 # A pose network is not a perfect painter of dots. It blurs, it hesitates between left and right, it takes the joint of
 # a neighbour. First we measure what that costs a transformer that was pretrained on clean dots. Then we let the two
-# learn to understand each other: after fine-tuning, the paper finds, a map is no longer one joint's dot at all.
+# learn to understand each other: after fine-tuning, the paper finds, each map captures several joints.
 #
 # **What you will build**: a small HRNet whose branches talk to each other, and a plainer network on a ResNet, both
 # counted at the paper's sizes; their training on rendered people; a measure of what they find, and of what it costs to
@@ -30,12 +30,14 @@
 # |---|---|
 # | **You should know** | chapters 01 (Procrustes), 05 (launching), 07 (heatmaps, crops), 13 (all of it) |
 # | **Reading** | 70 minutes |
-# | **Exercises** | nine, about 90 minutes |
+# | **Exercises** | nine, about 105 minutes |
 # | **Runs** | `smoke` 20 s · `laptop` 12 min on two cores, and 2 more for finding the people, once; 3 GB of memory |
 # | **From the paper** | MPT, supplement: A, D, E, F, G, H; Tables 1, 3 and 4; Figure 2 |
 #
-# **Letters.** B batch · K joints with a heatmap (17) · J the 14 joints of a mesh · S the side of a map · C channels ·
-# M people in a picture · H W a picture; "(F)" is the supplement's section.
+# **Letters.** B batch · N people of a test · K joints with a heatmap (17) · J the 14 joints of a mesh · S the side of a
+# map · C channels · M people in a picture · H W a picture · n branches, $n_c$ joints that a map answers to · τ a share
+# of the person's size · φ an angle · r a resolution in (14.2), $r_{cj}$ a reading in (14.8) · s a scale, $s_b$ a
+# person's size · k a joint, in (14.7) the zoom; "(F)" is the supplement's section.
 
 # %%
 # %matplotlib inline
@@ -141,8 +143,8 @@ plt.show()
 # first.)*
 #
 # Inside a branch there is nothing new: residual blocks, two 3 × 3 convolutions with the input added (ResNet's). The
-# **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide
-# and twice as deep,
+# **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide,
+# with twice the channels,
 #
 # $$\mathbf y_i = \mathrm{ReLU}\Bigl(\sum_{j=1}^{n} f_{ij}(\mathbf x_j)\Bigr), \tag{14.1}$$
 #
@@ -464,9 +466,9 @@ print(f"the course's: {counted(PoseConfig())[1]:.2f} M")
 # **The question.** Must it be that complicated?
 #
 # The paper has an ablation: "we replace HigherHRNet with SimpleBaseline, which is based on ResNet101 architecture" (F;
-# its numbers are in the main paper). SimpleBaseline (Xiao et al. 2018) is what its name says: a classifier's ResNet,
-# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a
-# 1 × 1 convolution. Where the joint is has to survive at 7 × 7 cells, in the channels.
+# the supplement gives no numbers). SimpleBaseline (Xiao et al. 2018) is what its name says: a classifier's ResNet,
+# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a 1
+# × 1 convolution. Where the joint is has to survive at 7 × 7 cells, in the channels.
 
 
 # %% tags=["export"]
@@ -555,7 +557,7 @@ assert round(counts["SimpleBaseline-101"][0], 1) == 53.0  # as its authors print
 # what?
 #
 # On rendered people. `course_lib.data.pictured` goes through rendered sets and takes whoever is *whole*: nine tenths of
-# the box inside the picture, at least a third of the picture large, half of the body not hidden. It knows each
+# the box inside the picture, at least three tenths of the picture large, half of the body not hidden. It knows each
 # person's mesh, too, from the pose in the label; section 5 will need it. The people of the test split are others.
 
 # %% tags=["export"]
@@ -624,9 +626,8 @@ plt.show()
 #
 # <details><summary>Hint 1</summary>
 #
-# `model(batch["image"], every=True)` is a list of maps, coarse to fine. Each needs a target of its own size, and
-# `sigma_for(size)` of that size.
-# </details>
+# `synthesize_heatmaps(points, size, sigma)` draws it, `sigma_for(size)` is its σ. `model(batch["image"], every=True)`
+# is a list of maps, coarse to fine. Each needs a target of its own size, and `sigma_for(size)` of that size. </details>
 # <details><summary>Hint 2</summary>
 #
 # First the mean over the cells, (B, K); times `batch["seen"]`; then the mean over everything. That is chapter 07's
@@ -722,8 +723,8 @@ if pose_run is not None:
 #
 # $$\mathrm{PCK}_k = \frac{\sum_b w_{bk} \,[\,e_{bk} < τ s_b\,]}{\sum_b w_{bk}}. \tag{14.3}$$
 #
-# (The size may also be the head's, then it is PCKh, or the torso's. Ours is the box, τ = 0.05: for a person of 1.8 m
-# that is 9 cm, about a palm's width.)
+# $[\,\cdot\,]$ is 1 where it holds and 0 where not; τ is the argument `reach`. (The size may also be the head's, then
+# it is PCKh, or the torso's. Ours is the box, τ = 0.05: for a person of 1.8 m that is 9 cm, about a palm's width.)
 #
 # ### Exercise 14.3 — the share that is found  ●○○ (8 min)
 #
@@ -883,8 +884,7 @@ print(f"median height: {heights[right].median():.2f} of those found, {heights[~r
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Back with `.unflatten(0, points.shape[:2])`, (B, M, K, S, S), and then the maximum over one of its dimensions.
-# </details>
+# Back with `.unflatten(0, points.shape[:2])`, (B, M, K, S, S). </details>
 
 
 # %% tags=["export"]
@@ -921,8 +921,10 @@ plt.show()
 print(f"up to {crowd['crowd'].shape[1]} people in a picture")
 
 # %% [markdown]
-# *Whole pictures and their targets, the fullest of some.* Training is the same but for the batch and the loss. Since
-# two short runs may differ by luck, this is a study: each arm three times, `course study 14.whole`.
+# *Whole pictures and their targets, the fullest of some.* Training is the same but for the batch and the loss. With the
+# batch two more things differ: whole pictures are all of `wild` (crops are of both worlds), and they are mirrored and
+# coloured, but neither turned nor zoomed. Part of a difference may come from there, above all in the column `studio`.
+# Since two short runs may differ by luck, this is a study: each arm three times, `course study 14.whole`.
 
 
 # %% tags=["export"]
@@ -938,9 +940,9 @@ WHOLE = Study("14.whole", "trained on whole pictures or on crops (supplement E)"
 
 # %% [markdown]
 # Both arms then look at the same held-out people in crops, and from column to column the crops get larger: the person
-# fills five sixths of the first (a margin of 1.2, what MPT's transformer wants), and half or a third of the others. The
-# last two columns are the first once more, world by world: in `studio` everybody is alone, in `wild` there are up to
-# four people, and things in front of them.
+# fills five sixths of the first (a margin of 1.2, the course's own choice), and about two thirds, a half and a third of
+# the others. The last two columns are the first once more, world by world: in `studio` everybody is alone, in `wild`
+# there may be other people, and things in front of them.
 
 # %% tags=["result"]
 from course_lib import study
@@ -957,7 +959,7 @@ if whole_rows:
 
 # %% [markdown]
 # What is comparable to the paper: the question, not the amount. HigherHRNet was trained for much longer, on many more
-# pictures, and the people of COCO's are smaller in them than ours. And a network that was trained on whole pictures
+# pictures, and COCO's people are smaller in their pictures than ours. And a network that was trained on whole pictures
 # puts dots on *all* the noses in a crop, as it was told to; whose is the highest it was never told.
 
 # %% [markdown]
@@ -1125,10 +1127,9 @@ for ax in axes.flat:
 plt.show()
 
 # %% [markdown]
-# *From the best at the left to the worst at the right. Grey: the truth; blue: the answers.* With the network's maps
-# people stand about as they should where the dots are clear, and fall apart where two clouds compete. A transformer
-# that has only ever seen one sharp dot in a map does not know what to make of two blurred ones. It can learn that, and
-# so can the network that draws them.
+# *From the best at the left to the worst at the right. Grey: the truth; blue: the answers.* Compare the columns with
+# their maps: are the dots clear, or do two clouds compete? A transformer that was trained on drawn dots has never been
+# taught what to make of two blurred ones. It can learn that, and so can the network that draws them.
 
 # %% [markdown]
 # ## 6 Pictures that know much, and pictures that know little
@@ -1149,9 +1150,9 @@ plt.show()
 #
 # **The idea.** Every sample carries, beside its truth, *what is true in it*: a 1 or a 0 for its mesh, for its 3D
 # joints, and for each of its 2D joints. A term of the loss counts where there is a 1. For predictions $\hat a$, truth
-# $a$ and marks $m_i \in \{0, 1\}$,
+# $a$ and marks $w_i \in \{0, 1\}$,
 #
-# $$\mathcal L_1(\hat a, a; m) = \frac{\sum_i m_i\, |\hat a_i - a_i|}{\max(1, \sum_i m_i)}, \tag{14.6}$$
+# $$\mathcal L_1(\hat a, a; w) = \frac{\sum_i w_i\, |\hat a_i - a_i|}{\max(1, \sum_i w_i)}, \tag{14.6}$$
 #
 # where $i$ runs over all numbers that the marks speak of. The sum is divided by what is *known*. Who divides by the
 # size of the batch makes the 3D terms smaller, the more 2D pictures happen to be in it. (METRO's code does the one for
@@ -1194,8 +1195,9 @@ def known_l1(answer: Tensor, truth: Tensor, known: Tensor) -> Tensor:
 check(known_l1)
 
 # %% [markdown]
-# The loss is chapter 13's (13.9), with this mean in it. There is none on the maps. They may become what they like: what
-# they become is section 9's question.
+# The loss is chapter 13's (13.9), with this mean in it. (METRO's code takes absolute differences for vertices only;
+# those of joints, in 3D and 2D, it squares. All L1 is our choice.) There is none on the maps. They may become what they
+# like: what they become is section 9's question.
 
 
 # %% tags=["export"]
@@ -1235,8 +1237,9 @@ assert (points.grad[..., 2] == 0).all() and (points.grad[..., :2] != 0).all()
 # about bodies.
 #
 # **Ours.** The course's pictures of the world `studio` play Human3.6M: one person, plain walls, everything known. Those
-# of `wild` play COCO: everything may be in the picture, and known are only its 2D joints. COCO has neither neck nor top
-# of the head, so of LSP-14's joints twelve have a mark and two have none.
+# of `wild` play COCO: everything may be in the picture, and known are only its 2D joints (clickers leave out what they
+# can't see; ours mark all twelve, hidden ones and those outside the crop, too). COCO has neither neck nor top of the
+# head, so of LSP-14's joints twelve have a mark and two have none.
 
 
 # %% tags=["export"]
@@ -1271,6 +1274,8 @@ def with_marks(batch: Batch, mesh: bool = True, joints: bool = True, spots: int 
 # the same and takes longer.)
 #
 # ### Exercise 14.7 — the mirror image of a sample  ●●○ (12 min)
+#
+# (`seen`, the marks of `points`, isn't in the batches that are trained on: leave it.)
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1316,16 +1321,18 @@ check(mirrored)
 #
 # $$A = k \begin{pmatrix} \cos φ & -\sin φ \\ \sin φ & \cos φ \end{pmatrix}, \tag{14.7}$$
 #
-# x right and y down, so that a positive φ turns clockwise, a spot at $\mathbf p$ comes to $A \mathbf p$. In space x and
-# y turn alike, and z stays; but $k$, how many times as large the person is shown, changes nothing there: nobody grows
-# from being looked at closely. And the picture goes the *other* way: what is to be seen at $\mathbf p$ stands in the
-# old one at $A^{-1} \mathbf p$.
+# x right and y down (k is the zoom from here on), so that a positive φ turns clockwise, a spot at $\mathbf p$ comes to
+# $A \mathbf p$. In space x and y turn alike, and z stays; but $k$, how many times as large the person is shown, changes
+# nothing there: nobody grows from being looked at closely. And the picture goes the *other* way: what is to be seen at
+# $\mathbf p$ stands in the old one at $A^{-1} \mathbf p$.
 #
 # That is right only where the camera's axis goes through the crop's middle. Ours does: the reader gives joints and mesh
 # in the axes of a camera that looks at the middle of the person's box. (METRO keeps the picture's own camera, and turns
 # about the crop's middle all the same.)
 #
 # ### Exercise 14.8 — turned and zoomed, with the truth  ●●● (18 min)
+#
+# `angle` is φ, `zoom` is $k$.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1455,13 +1462,14 @@ plt.show()
 # **The question.** Two networks that were trained apart, one after the other. What changes if both learn together?
 #
 # Section 5 showed the gap: the transformer learned from drawn heatmaps, and gets found ones. Now the whole of it is
-# trained on pictures, with the loss (14.6) at its end and nothing in the middle. A gradient that says "this knee is too
-# far forward" goes back through the transformer, through the maps, to the first convolution.
+# trained on pictures, with the loss (13.9) at its end, each term a mean (14.6), and nothing in the middle. A gradient
+# that says "this knee is too far forward" goes back through the transformer, through the maps, to the first
+# convolution.
 #
 # From the paper (F): Adam, 2e-4, a tenth of the steps as warm-up, then linearly to zero, 80 epochs. Batch,
 # augmentation, and whether the pose network learns at the same rate, aren't said. **Our choices**: METRO's
-# augmentation; one sample of a batch is as likely to come from a set as the set is large; the pose network at a share
-# of the rate (`pose_lr`).
+# augmentation; samples are drawn from all people alike, so a set's share of a batch is its share of the people; the
+# pose network at a share of the rate (`pose_lr`).
 
 
 # %% tags=["export"]
@@ -1688,7 +1696,7 @@ if run is not None:
 # were known.
 #
 # What has to be beaten: the **mean pose** of the training people in the camera's axes; for PA-MPJPE the mean *after*
-# Procrustes (each person turned, scaled and moved onto the mean, five times over), which is the best answer without
+# Procrustes (each person turned, scaled and moved onto the mean, four times over), which is the best answer without
 # looking. And the two networks as section 5 left them, **not fine-tuned**.
 
 # %%
@@ -1713,7 +1721,7 @@ for name in list(models)[1:]:
     assert scale() == "smoke" or results["studio"][name]["mpjpe"] < results["studio"]["not fine-tuned"]["mpjpe"]
 
 # %% [markdown]
-# The paper's numbers, all on Human3.6M's validation set:
+# The paper's numbers. Tables 2 and 3 name Human3.6M's validation set; 1 and 4 name none, but share MPT's 45.3 / 31.7:
 #
 # | | MPJPE | PA-MPJPE |
 # |---|---|---|
@@ -1723,10 +1731,10 @@ for name in list(models)[1:]:
 # | pretrained with masks in place of heatmaps (Table 4) | 55.6 | 35.4 |
 # | pretrained, 8 views, not fine-tuned (Table 2) | 88.3 | 58.2 |
 #
-# What is comparable: the protocol, the metrics, and the order of things. What isn't: their people are recorded actors
-# in four known places, ours are rendered, in all poses, and turned every way; their networks have thirty times as many
-# weights, and saw half a million photographs for 80 epochs. Fine-tuning halves the paper's error; ours can be read off
-# the table above.
+# What is comparable: the protocol, the metrics, and the order of things. What isn't: their people are recorded actors,
+# seen by the same four cameras, ours are rendered, in all poses, and turned every way; their networks have more than
+# sixty times as many weights, and were trained for 80 epochs on real pictures, how many isn't said. Fine-tuning halves
+# the paper's error; ours can be read off the table above.
 
 # %% [markdown]
 # ## 9 What do the maps mean now?
@@ -1741,7 +1749,7 @@ for name in list(models)[1:]:
 # take the mean over many people, $r_{cj}$, for map $c$ and joint $j$. An answer may be a peak or a hole, so the square
 # is what matters. The share of a map's answer that goes to joint $j$, and the number of joints that it answers to, are
 #
-# $$p_{cj} = \frac{r_{cj}^2}{\sum_{i} r_{ci}^2}, \qquad n_c = \frac{1}{\sum_j p_{cj}^2}. \tag{14.8}$$
+# $$q_{cj} = \frac{r_{cj}^2}{\sum_{i} r_{ci}^2}, \qquad n_c = \frac{1}{\sum_j q_{cj}^2}. \tag{14.8}$$
 #
 # $n_c$ is the *effective number*, which counts species in ecology and parties in parliaments: it is 1 if one joint has
 # it all, $n$ if $n$ joints share it evenly, and something between where shares are uneven. This measure is ours.
@@ -1755,10 +1763,8 @@ assert 1 / sum(share**2 for _ in range(5)) == 5 and 1 / sympy.Integer(1) ** 2 ==
 #
 # <details><summary>Hint 1</summary>
 #
-# `grid_sample(maps, points[:, None], align_corners=False)` reads all maps at all points: (N, C, 1, J), and crop
-# coordinates are what it wants.
-# </details>
-# <details><summary>Hint 2</summary>
+# `grid_sample(maps, points[:, None], align_corners=False)` reads all maps at all points, in crop coordinates: (N, C, 1,
+# J). The mean over people comes before the square. </details> <details><summary>Hint 2</summary>
 #
 # A map that is the same everywhere has no pattern: `.clamp(min=1e-6)` for its standard deviation makes its answers 0.
 # Then its number is 0, if the denominators are kept from being 0, too.
@@ -1786,9 +1792,9 @@ def joints_answered(maps: Tensor, points: Tensor) -> Tensor:
 check(joints_answered)
 
 # %% [markdown]
-# Now the maps themselves: exact heatmaps, drawn from the truth; the pose network's, before fine-tuning; and after. We
-# ask about thirteen joints that lie apart: nose, shoulders, elbows, wrists, hips, knees and ankles. (Eyes and ears are
-# so close to the nose that one dot answers to all of them.)
+# Now the maps themselves: exact heatmaps, drawn from the truth; the pose network's, before fine-tuning; and after.
+# Noise is there for comparison. We ask about thirteen joints that lie apart: nose, shoulders, elbows, wrists, hips,
+# knees and ankles. (Eyes and ears are so close to the nose that one dot answers to all of them.)
 
 # %%
 APART = [0, *range(5, 17)]  # of COCO's 17
@@ -1796,16 +1802,19 @@ seen_whole = tests["studio"]["seen"][:, APART].bool().all(1)
 joints_at = tests["studio"]["points"][seen_whole][:, APART]
 exact = synthesize_heatmaps(tests["studio"]["points"][seen_whole], config.mesh.size, sigma_for(config.mesh.size))
 maps = {"exact": exact} | {name: said["maps"][seen_whole] for name, said in found["studio"].items()}
+maps["noise"] = torch.randn(exact.shape, generator=torch.Generator().manual_seed(0))
 numbers = {name: joints_answered(own, joints_at) for name, own in maps.items()}
 for name, counts in numbers.items():
     print(f"{name:20s} joints a map: {counts.mean():.1f} in the mean, {counts.min():.1f} to {counts.max():.1f}")
 assert scale() == "smoke" or 1 <= numbers["exact"].mean() < 1.5 < numbers[best].mean()
+assert scale() == "smoke" or numbers["noise"].mean() > 3  # it answers to none, and to all alike
 
 # %%
 _, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
 names = [name.replace("_", " ") for name in FORMATS["coco17"]]
-for i, (name, counts) in enumerate(numbers.items()):
-    ax.bar(np.arange(17) + 0.25 * (i - 1), counts, 0.25, label=name)
+drawn = [name for name in numbers if name != "noise"]
+for i, name in enumerate(drawn):
+    ax.bar(np.arange(17) + 0.2 * (i - (len(drawn) - 1) / 2), numbers[name], 0.2, label=name)
 ax.set_xticks(range(17), names, rotation=60, ha="right", fontsize=8)
 ax.set(ylabel="joints that the map answers to")
 ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -1831,16 +1840,17 @@ for ax in axes.flat:
 plt.show()
 
 # %% [markdown]
-# That is D's sentence, and it has a number now: exact heatmaps answer to one joint each, fine-tuned maps to several,
-# often to a joint and its partner on the other side. Nothing forces the maps to be dots any more. But mind the middle
-# row of the print: a pose network's maps answer to more than one joint already *before*, where it can't tell left from
-# right. What fine-tuning adds is the difference of the two.
+# D's sentence has a number now, and the number has a weakness. An exact heatmap answers to one joint. But a map of pure
+# noise, which answers to none, gets five or six of thirteen: all its $r$ are small, and about equally so. A high $n_c$
+# alone therefore doesn't show that a map captures several joints; it does show that the map is no longer one joint's
+# dot. Look at the maps, too. And mind the row "not fine-tuned": a pose network's maps may answer to more than one joint
+# already *before*, where it can't tell left from right. What fine-tuning adds is the difference of the two.
 
 # %% [markdown]
 # ## 10 What is each part worth?
 #
-# Four studies, three seeds each, with fewer steps and batches of eight: all arms of a study get the same number of
-# them.
+# Four studies, three seeds each, 400 steps each (backbone: 200) and batches of eight: all arms of a study get the same
+# number of them.
 #
 # - **Pretraining**: the same fine-tuning, with chapter 13's transformer and with one at its random start. This is the
 #   paper's main claim.
@@ -1848,7 +1858,8 @@ plt.show()
 #   enlarge them again, so that the same transformer reads them.
 # - **Features** (Table 1's METRO arm): the same transformer on the pose network's features. It can't be pretrained on
 #   meshes, because nobody knows what these features would be; that is the point. So it begins at random; its pose
-#   network is as trained as the others'.
+#   network is as trained as the others'. So compare it with `without` of the first study, which also begins at random,
+#   not with `with`.
 # - **Backbone**: a small HRNet, the chapter's, and SimpleBaseline's ResNet. Here the pose networks are trained in the
 #   run, as many steps as the fine-tuning, before it.
 
@@ -1955,8 +1966,9 @@ plt.show()
 # %% [markdown]
 # ### Failure cases, found by their error
 #
-# Looking for failures by eye finds what one expects. By error one finds the rest. The worst eight of `wild`, and what
-# they have in common: how much of the person's joints is seen, and whether they are turned from the camera.
+# Looking for failures by eye finds what one expects. By error one finds the rest. Here are the worst eight of `wild`.
+# Below them all people of `wild` are split by what may matter: whether all joints are in the picture, how the person is
+# posed, and from which side they are seen.
 
 # %%
 batch, said = tests["wild"], found["wild"][best]
@@ -2017,14 +2029,14 @@ plt.show()
 # **A person's safety is no place for an average error.** The models "can be potentially applied to human activity
 # analysis applications, such as detecting whether the senior subjects are falling. However, there is a risk associated
 # with directly applying the models for mission-critical decision making, especially in the health care field", and such
-# applications "may require an auxiliary supervision model or task-specific fine-tuning". The list of failures above
-# says why. Who has fallen lies, and people who lie are rare in training pictures and large in error. An average over
-# people who mostly stand doesn't show it; a table by kind of pose does. A second model that watches the first, and data
-# of the very case in question, are what H asks for.
+# applications "may require an auxiliary supervision model or task-specific fine-tuning". Who has fallen lies. How far
+# off the answers are for people who lie, an average over people who mostly stand doesn't show; a table by kind of pose
+# does, such as the one above. A second model that watches the first, and data of the very case in question, are what H
+# asks for.
 #
 # **The data has owners.** "Some of the public released MoCap data may be licensed, meaning they can only be used for
-# scientific research purposes. Users must strictly adhere to the data usage agreement". For a model trained on such
-# data that goes on in its weights, as most agreements have it: read them before you share. Human3.6M and AMASS come
+# scientific research purposes. Users must strictly adhere to the data usage agreement". Whether that binds a model
+# trained on such data, too, is for the agreement to say: read it before you share weights. Human3.6M and AMASS come
 # with agreements for research; so does SMPL's body. This chapter's people are rendered from the open body (CC0), and
 # its backgrounds are the course's own, so what it ships, you may use. But they are also drawn by rules, not recorded:
 # whom these rules leave out, the network has never seen.
@@ -2084,11 +2096,9 @@ print(json.dumps(launch.deepspeed_config(job.recipe(), world=job.world, stage=2)
 # - N. Kolotouros et al., *Learning to reconstruct 3D human pose and shape via model-fitting in the loop*, ICCV 2019:
 #   another way of making 3D truth for 2D pictures.
 # - H. Joo, N. Neverova and A. Vedaldi, *Exemplar fine-tuning for 3D human model fitting towards in-the-wild 3D human
-#   pose
-#   estimation*, 3DV 2021: how good fitted meshes are as truth.
+#   pose estimation*, 3DV 2021: how good fitted meshes are as truth.
 # - I. Akhter and M. J. Black, *Pose-conditioned joint angle limits for 3D human pose reconstruction*, CVPR 2015: what
-#   one
-#   view leaves open.
+#   one view leaves open.
 
 # %%
 from course_lib.runinfo import print_run_info

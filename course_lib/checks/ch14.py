@@ -135,6 +135,10 @@ def losses(answer):
         "The mean is over the joints that count only. In (14.2) it is over all B K S² cells": (
             ((coarse + fine) * seen).sum() / seen.sum()
         ),
+        "A joint that doesn't count got an empty target: it was taught to be 0. It is left out": sum(
+            (part * seen + maps.square().mean((2, 3)) * (1 - seen)).mean()
+            for part, maps in zip((coarse, fine), model.maps, strict=True)
+        ),
         "Both targets have the same σ. Use sigma_for of each size": sum((part * seen).mean() for part in one_sigma),
     }
     for words, mistake in mistakes.items():
@@ -169,12 +173,21 @@ def loss_mean_of_resolutions(model, batch):
     return sum((part * batch["seen"]).mean() for part in loss_parts(model, batch)) / 2
 
 
+@wrong_answer("14.2", says="got an empty target")
+def loss_with_empty_targets(model, batch):
+    losses = []
+    for maps in model(batch["image"], every=True):
+        target = synthesize_heatmaps(batch["points"], maps.shape[-1], sigma_for(maps.shape[-1]))
+        losses.append((maps - target * batch["seen"][..., None, None]).square().mean())
+    return sum(losses)
+
+
 # ----------------------------------------------------------------------------------------- 14.3 the share that is found
 @check_for("14.3")
 def shares(answer):
     true = torch.rand(6, 3, 2) * 2 - 1
     off = torch.tensor([0.02, 0.04, 0.06, 0.08, 0.12, 0.3])[:, None].expand(6, 3)
-    angle = torch.rand(6, 3) * 6
+    angle = torch.full((6, 3), math.pi / 4)  # where x and y on their own are nearest to 0
     found = true + off[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
     seen = torch.tensor([[1.0, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0]])
     size = torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
@@ -225,6 +238,11 @@ def share_missed(found, true, seen, size, reach=0.05):
     return (((found - true).norm(dim=-1) >= reach * size[:, None]) * seen).sum(0) / seen.sum(0).clamp(min=1)
 
 
+@wrong_answer("14.3", says="each on its own")
+def share_by_axes(found, true, seen, size, reach=0.05):
+    return (((found - true).abs().amax(-1) < reach * size[:, None]) * seen).sum(0) / seen.sum(0).clamp(min=1)
+
+
 # ------------------------------------------------------------------------------------------- 14.4 everybody's heatmaps
 @check_for("14.4")
 def everybody(answer):
@@ -245,6 +263,9 @@ def everybody(answer):
         "The maps were added and cut at 1. (14.4) has the maximum": maps.sum(0).clamp(max=1),
         "The mean was taken. (14.4) has the maximum": maps.mean(0),
         "Only the first person is there": maps[0],
+        "Where nobody is there are dots: leave NaN as it is, synthesize_heatmaps makes empty maps of it": torch.stack(
+            [synthesize_heatmaps(points[:, m].nan_to_num(0.0), 28, 1.5) for m in range(4)]
+        ).amax(0),
     }
     for words, mistake in mistakes.items():
         expect_not_close(found, mistake, words)
@@ -270,6 +291,11 @@ def maps_of_the_first(points, size, sigma):
 @wrong_answer("14.4", says="shape")
 def maps_over_pictures(points, size, sigma):
     return synthesize_heatmaps(points.flatten(0, 1), size, sigma).unflatten(0, points.shape[:2]).amax(0)
+
+
+@wrong_answer("14.4", says="leave NaN as it is")
+def maps_of_nobody(points, size, sigma):
+    return synthesize_heatmaps(points.nan_to_num(0.0).flatten(0, 1), size, sigma).unflatten(0, points.shape[:2]).amax(1)
 
 
 # ----------------------------------------------------------------------------------------------------- 14.5 PA-MPJPE
@@ -392,6 +418,16 @@ def mean_of_known(answer):
     expect_close(partly.detach(), right, "NaN where nothing is known")
     partly.backward()
     expect_finite(leaf.grad, "the gradient, with NaN where nothing is known. The gradient")
+    lost = ours.clone()
+    lost[0, 0, 0] = math.nan
+    expect(
+        bool(answer(lost, true, of_samples).isnan()),
+        "The answer is NaN where the truth is known, and a number came back: make the truth harmless, not the result",
+    )
+    try:
+        answer(*(values.to("meta") for values in (ours, true, of_samples)))
+    except (RuntimeError, NotImplementedError) as error:
+        expect(False, f"Shapes or branches depend on the marks' values ({type(error).__name__}): use marks as factors")
     expect_unchanged(true, known_cases()[1], "The truth")
 
 
@@ -424,6 +460,17 @@ def known_ignores_marks(answer, truth, known):
     return (answer - truth).abs().mean()
 
 
+@wrong_answer("14.6", says="use marks as factors")
+def known_selected(answer, truth, known):
+    return by_selection(answer, truth, known)
+
+
+@wrong_answer("14.6", says="make the truth harmless")
+def known_hides_nan(answer, truth, known):
+    mark = known.view(*known.shape, *[1] * (answer.ndim - known.ndim)).expand_as(answer)
+    return (mark * (answer - truth).nan_to_num().abs()).sum() / mark.sum().clamp(min=1)
+
+
 # ------------------------------------------------------------------------------------------- 14.7 the mirror image
 def a_batch(size: int = 12) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(5)
@@ -450,6 +497,8 @@ def mirror_image(answer):
     batch = a_batch()
     kept = {name: values.clone() for name, values in batch.items()}
     found = answer(batch)
+    for name, values in kept.items():
+        expect_unchanged(batch[name], values, f"The batch's {name}")
     expect_batch(found, batch, "three samples")
     flip = torch.tensor([-1.0, 1.0, 1.0])
     expect_not_close(
@@ -492,8 +541,6 @@ def mirror_image(answer):
     expect_close(found["twin"], batch["vertices"], "twin: who is mirrored twice is the same again. The twin")
     for name in ("mesh_known", "joints_known"):
         expect_close(found[name], batch[name], name)
-    for name, values in kept.items():
-        expect_unchanged(batch[name], values, f"The batch's {name}")
 
 
 def mirror(batch: dict[str, Tensor], **changes) -> dict[str, Tensor]:
@@ -532,6 +579,13 @@ def mirrored_upside_down(batch):
     return mirror(batch, image=batch["image"].flip(-2))
 
 
+@wrong_answer("14.7", says="The batch's")
+def mirrored_in_place(batch):
+    result = mpt.mirrored(batch)
+    batch["spots"].copy_(result["spots"])
+    return result
+
+
 # ------------------------------------------------------------------------------------ 14.8 turned, with the truth
 def planar(angle: Tensor) -> Tensor:
     """(B,) -> (B, 2, 2), x right and y down: clockwise."""
@@ -555,6 +609,8 @@ def turned_along(answer):
     angle, zoom = torch.tensor([0.5, -1.0, 0.2]), torch.tensor([1.3, 0.8, 1.1])
     turn, k = planar(angle), zoom[:, None, None]
     found = answer(batch, angle, zoom)
+    for name, values in kept.items():
+        expect_unchanged(batch[name], values, f"The batch's {name}")
     expect_batch(found, batch, "three samples")
     for name in ("spots", "points"):
         right = batch[name] @ (k * turn).mT
@@ -594,8 +650,6 @@ def turned_along(answer):
         expect_close(found[name], batch[name], name)
     still = answer(batch, torch.zeros(3), torch.ones(3))
     expect_close(still["image"], image, "an angle of 0 and a zoom of 1")
-    for name, values in kept.items():
-        expect_unchanged(batch[name], values, f"The batch's {name}")
 
 
 def turn_all(batch, angle, zoom, **changes) -> dict[str, Tensor]:
@@ -631,6 +685,13 @@ def turned_columns(batch, angle, zoom):
 @wrong_answer("14.8", says="turn the other way than the picture")
 def turned_space_backward(batch, angle, zoom):
     return turn_all(batch, angle, zoom, joints=in_space(batch["joints"], planar(angle).mT))
+
+
+@wrong_answer("14.8", says="The batch's")
+def turned_in_place(batch, angle, zoom):
+    result = mpt.turned(batch, angle, zoom)
+    batch["spots"].copy_(result["spots"])
+    return result
 
 
 # ------------------------------------------------------------------------------- 14.9 how many joints a map answers to
@@ -678,7 +739,7 @@ def joints_of_maps(answer):
         "x and y have changed places: crop coordinates are x, y, as grid_sample wants them": answers_of(
             maps, points.flip(-1)
         ),
-        "This is Σ p², not one over it": 1 / right,
+        "This is Σ q², not one over it": 1 / right,
     }.items():
         expect_not_close(found, mistake, words, atol=1e-3)
     expect(
@@ -687,10 +748,11 @@ def joints_of_maps(answer):
         "1, and 6",
     )
     expect_close(found, right, "maps that answer to 1, 2, 3, 6 joints, and to 1", atol=1e-3)
+    strength = torch.linspace(-1, 2, 20)[torch.randperm(20, generator=generator), None, None, None].exp()
     expect_close(
-        answer(10 * maps + 3, points),
+        answer(strength * maps + 3 * strength, points),
         right,
-        "the same maps, ten times as strong and shifted by 3: only patterns count",
+        "the same maps, each person's of another strength and level: only patterns count, person by person",
         atol=1e-3,
     )
     flat = answer(torch.cat([maps[:, :1], torch.ones(20, 1, 24, 24)], 1), points)
@@ -731,4 +793,22 @@ def answered_flat_nan(maps, points):
     pattern = (maps - maps.mean((2, 3), keepdim=True)) / maps.std((2, 3), keepdim=True)
     energy = grid_sample(pattern, points[:, None], align_corners=False)[:, :, 0].mean(0).square()
     share = energy / energy.sum(1, keepdim=True)
+    return 1 / share.square().sum(1)
+
+
+@wrong_answer("14.9", says="only patterns count")
+def answered_without_deviation(maps, points):
+    return number_of(maps - maps.mean((2, 3), keepdim=True), points)
+
+
+@wrong_answer("14.9", says="only patterns count")
+def answered_over_all_people(maps, points):
+    mean, deviation = maps.mean((0, 2, 3), keepdim=True), maps.std((0, 2, 3), keepdim=True)
+    return number_of((maps - mean) / deviation.clamp(min=1e-6), points)
+
+
+def number_of(pattern, points):
+    """Equation 14.8, of maps that are brought to one level and strength, or aren't."""
+    energy = grid_sample(pattern, points[:, None], align_corners=False)[:, :, 0].mean(0).square()
+    share = energy / energy.sum(1, keepdim=True).clamp(min=1e-12)
     return 1 / share.square().sum(1)
