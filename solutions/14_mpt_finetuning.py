@@ -467,8 +467,8 @@ print(f"the course's: {counted(PoseConfig())[1]:.2f} M")
 #
 # The paper has an ablation: "we replace HigherHRNet with SimpleBaseline, which is based on ResNet101 architecture" (F;
 # the supplement gives no numbers). SimpleBaseline (Xiao et al. 2018) is what its name says: a classifier's ResNet,
-# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a 1
-# × 1 convolution. Where the joint is has to survive at 7 × 7 cells, in the channels.
+# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a
+# 1 × 1 convolution. Where the joint is has to survive at 7 × 7 cells, in the channels.
 
 
 # %% tags=["export"]
@@ -627,7 +627,8 @@ plt.show()
 # <details><summary>Hint 1</summary>
 #
 # `synthesize_heatmaps(points, size, sigma)` draws it, `sigma_for(size)` is its σ. `model(batch["image"], every=True)`
-# is a list of maps, coarse to fine. Each needs a target of its own size, and `sigma_for(size)` of that size. </details>
+# is a list of maps, coarse to fine. Each needs a target of its own size, and `sigma_for(size)` of that size.
+# </details>
 # <details><summary>Hint 2</summary>
 #
 # First the mean over the cells, (B, K); times `batch["seen"]`; then the mean over everything. That is chapter 07's
@@ -884,7 +885,8 @@ print(f"median height: {heights[right].median():.2f} of those found, {heights[~r
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Back with `.unflatten(0, points.shape[:2])`, (B, M, K, S, S). </details>
+# Back with `.unflatten(0, points.shape[:2])`, (B, M, K, S, S).
+# </details>
 
 
 # %% tags=["export"]
@@ -1763,8 +1765,10 @@ assert 1 / sum(share**2 for _ in range(5)) == 5 and 1 / sympy.Integer(1) ** 2 ==
 #
 # <details><summary>Hint 1</summary>
 #
-# `grid_sample(maps, points[:, None], align_corners=False)` reads all maps at all points, in crop coordinates: (N, C, 1,
-# J). The mean over people comes before the square. </details> <details><summary>Hint 2</summary>
+# `grid_sample(maps, points[:, None], align_corners=False)` reads all maps at all points, in crop coordinates:
+# (N, C, 1, J). The mean over people comes before the square.
+# </details>
+# <details><summary>Hint 2</summary>
 #
 # A map that is the same everywhere has no pattern: `.clamp(min=1e-6)` for its standard deviation makes its answers 0.
 # Then its number is 0, if the denominators are kept from being 0, too.
