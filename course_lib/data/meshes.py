@@ -107,10 +107,15 @@ def joint_matrix(name: str) -> Tensor:
 @lru_cache(maxsize=1)
 def mesh_model() -> BodyModel:
     """The body model cut down to the mesh's vertices; its joints stay those of the whole body."""
-    whole, arrays, index = load_body().model, read_body_file(body_file()), skin().index.numpy()
+    return cut_down(skin().index.numpy(), skin().faces.numpy())
+
+
+def cut_down(index: np.ndarray, faces: np.ndarray) -> BodyModel:
+    """The current body's model with some of its vertices (V,) only, in this order, and faces (F, 3) into them."""
+    whole, arrays = load_body().model, read_body_file(body_file())
     for key in ("v_template", "shapedirs", "posedirs", "weights"):
         arrays[key] = arrays[key][index]
-    arrays["J_regressor"], arrays["f"] = arrays["J_regressor"][:, index], skin().faces.numpy()
+    arrays["J_regressor"], arrays["f"] = arrays["J_regressor"][:, index], faces
     model = BodyModel(arrays)
     model.joint_template, model.joint_directions = whole.joint_template, whole.joint_directions
     return model
