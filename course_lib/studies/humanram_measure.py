@@ -5,19 +5,25 @@ A person in one pose before S cameras is a `Seen`. Metres or any unit that camer
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import grid_sample, normalize
+from torch.nn.functional import grid_sample, interpolate, normalize
 
 from course_lib import metrics
-from course_lib.chapters.cameras import Camera, camera_to_pixels
-from course_lib.chapters.rendering import Fragments, rasterize, vertex_normals
-from course_lib.data.multiview import Scans, body_mesh, evenly_spaced, scan_batch
+from course_lib.chapters import humanram_reconstruction as humanram
+from course_lib.chapters.cameras import Camera
+from course_lib.chapters.humanram_reconstruction import HumanRAM, looks_at, perceptual_distance, seen_by
+from course_lib.chapters.rendering import Fragments, pixel_centres, rasterize, vertex_normals
+from course_lib.data.multiview import Scans, body_mesh, evenly_spaced, ray_pictures, scan_batch, scans
 from course_lib.recipe import Batch
-from course_lib.studies.sapiens import Metrics
+from course_lib.scale import scale
+from course_lib.shipped import train
+from course_lib.studies.humanram import asked_views, stream
+from course_lib.studies.sapiens import Metrics, device_of
 
 SMALLEST_BOX = 12  # pixels: SSIM's window is 11 x 11
 GRAZING = 0.1  # cosine: a surface seen at less than this shows the picture's edge more than itself
@@ -54,16 +60,6 @@ def nearest_view(given: Seen, camera: Camera) -> Tensor:
 def on_surface(values: Tensor, faces: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
     """Values at vertices (V, C) -> at points on the surface (P, C): their faces (P,) and barycentrics (P, 3)."""
     return (values[faces[face]] * barycentric[..., None]).sum(-2)
-
-
-def seen_by(points: Tensor, camera: Camera, depth: Tensor, tolerance: float = 0.02) -> Tensor:
-    """Points (P, 3), S cameras and their depth maps (S, H, W) -> whether each camera sees each point: (S, P)."""
-    inside = camera.to_camera(points.expand(len(camera), -1, -1))  # (S, P, 3)
-    column, row = camera_to_pixels(inside, camera.K).floor().long().unbind(-1)  # (S, P) each
-    height, width = depth.shape[-2:]
-    framed = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (inside[..., 2] > 0)
-    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    return framed & (inside[..., 2] <= depth.flatten(1).gather(1, place) + tolerance)
 
 
 def colours_at(images: Tensor, on: Tensor, pixels: Tensor) -> Tensor:
@@ -144,24 +140,26 @@ def widened(low: Tensor, high: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 
 def image_metrics(prediction: Tensor, target: Tensor, alpha: Tensor) -> dict[str, Tensor]:
-    """PSNR (dB) and SSIM of pictures (M, 3, H, W), alpha (M, 1, H, W): psnr, ssim of all of a picture, box_psnr,
-    box_ssim of the box around the person; (M,) each."""
+    """PSNR (dB), SSIM and `perceptual_distance` of pictures (M, 3, H, W), alpha (M, 1, H, W): psnr, ssim, distance of
+    all of a picture, psnr_box, ssim_box, distance_box of the box around the person; (M,) each."""
     box = person_box(alpha)
-    whole = {"psnr": metrics.psnr(prediction, target), "ssim": metrics.ssim(prediction, target)}
-    cut = {"box_psnr": metrics.psnr(prediction, target, box=box), "box_ssim": metrics.ssim(prediction, target, box=box)}
-    return whole | cut
+    return {
+        "psnr": metrics.psnr(prediction, target),
+        "ssim": metrics.ssim(prediction, target),
+        "distance": perceptual_distance(prediction, target),
+        "psnr_box": metrics.psnr(prediction, target, box=box),
+        "ssim_box": metrics.ssim(prediction, target, box=box),
+        "distance_box": perceptual_distance(boxed(prediction, box), boxed(target, box)),
+    }
 
 
-# ------------------------------------------------------------------------------------------------- turning
-def turn_table(count: int, like: Camera, elevation: float = 5.0) -> Camera:
-    """`count` cameras once around the pelvis, the first in front (+z), as far away and with the lens as `like`'s first:
-    azimuths 0, 360 / count, ... degrees to the body's left, `elevation` degrees above."""
-    azimuth = torch.arange(count) * (2 * torch.pi / count)
-    height, distance = torch.tensor(elevation).deg2rad(), like.center[0].norm()
-    flat = height.cos()
-    eye = torch.stack([flat * azimuth.sin(), height.sin().expand(count), flat * azimuth.cos()], 1)
-    ring = Camera.look_at(distance * eye, torch.zeros(3), focal=float(like.K[0, 0, 0]))
-    return Camera(like.K[:1].expand(count, 3, 3), ring.R, ring.t)
+def boxed(pictures: Tensor, box: Tensor) -> Tensor:
+    """What is inside each box (M, 4) of pictures (M, 3, H, W), scaled to the pictures' size."""
+    parts = [
+        one[:, top:bottom, left:right] for one, (left, top, right, bottom) in zip(pictures, box.tolist(), strict=True)
+    ]
+    scaled = [interpolate(part[None], pictures.shape[-2:], mode="bilinear", antialias=True) for part in parts]
+    return torch.cat(scaled).clamp(0, 1)
 
 
 # ------------------------------------------------------------------------------------------------- held-out people
@@ -177,18 +175,10 @@ class Task:
     goal: int
 
 
-def split_views(views: int, inputs: int, targets: int = 4) -> tuple[Tensor, Tensor]:
-    """Of a ring of `views` the numbers of those to be drawn, `targets` of them, and of `inputs` others to be given: both
-    spread evenly. The targets are the same whatever is given. ScanError where the ring has too few views."""
-    goal = evenly_spaced(views, targets, first=1)
-    rest = torch.tensor([view for view in range(views) if view not in goal.tolist()])
-    return rest[evenly_spaced(len(rest), inputs)], goal
-
-
-def tasks(found: Scans, inputs: int, unseen: bool = False, targets: int = 4) -> Iterator[Task]:
-    """Every scan once: `inputs` of its views given, `targets` views in between asked for, of the same pose, or
-    (`unseen`) of the person's next pose."""
-    given, goal = split_views(found.ring.views, inputs, targets)
+def tasks(found: Scans, inputs: int, unseen: bool = False) -> Iterator[Task]:
+    """Every scan once: `inputs` views spread around it are given, the `asked_views` are to be drawn, of the same pose
+    or (`unseen`) of the person's next one."""
+    given, goal = evenly_spaced(found.ring.views, inputs), asked_views(found.ring.views)
     for scan in range(len(found)):
         person, pose = divmod(scan, found.ring.poses)
         other = person * found.ring.poses + (pose + unseen) % found.ring.poses
@@ -199,18 +189,131 @@ def tasks(found: Scans, inputs: int, unseen: bool = False, targets: int = 4) -> 
 
 def copied(task: Task) -> Tensor:
     """`nearest_view` as an answer: (M, 3, H, W)."""
-    goal = split_views(task.found.ring.views, len(task.given.camera), task.batch["target_image"].shape[1])[1]
+    goal = asked_views(task.found.ring.views)
     return nearest_view(task.given, task.found.camera(torch.full_like(goal, task.goal), goal))
 
 
-def painted(task: Task) -> Tensor:
-    """`projected` as an answer: (M, 3, H, W)."""
+def painted(task: Task, grow: bool = False) -> Tensor:
+    """`projected` as an answer: (M, 3, H, W). grow: a pixel that touches the body by a side has the body's colour too,
+    since clothes are wider than the body."""
     canonical, faces = body_mesh()
-    surface = task.batch["target_face"][0], task.batch["target_barycentric"][0]
-    return projected_fragments(task.given, faces, *surface, canonical)
+    face = task.batch["target_face"][0]
+    picture = projected_fragments(task.given, faces, face, task.batch["target_barycentric"][0], canonical)
+    return grown(picture, face >= 0) if grow else picture
+
+
+def grown(picture: Tensor, on: Tensor) -> Tensor:
+    """Pictures (M, 3, H, W), the body's pixels `on` (M, H, W) -> the same, with the colour of the nearest of them on
+    those that touch them by a side."""
+    picture = picture.clone()
+    for image, body in zip(picture, on, strict=True):
+        far, (row, column) = distance_transform_edt(~body.numpy(), return_indices=True)
+        image[:, far == 1] = image[:, row[far == 1], column[far == 1]]
+    return picture
+
+
+def bare(task: Task) -> Tensor:
+    """The truth where the bare body is and white elsewhere: what no projection can be better than. (M, 3, H, W)."""
+    return task.batch["target_image"][0].where((task.batch["target_face"][0] >= 0)[:, None], 1.0)
+
+
+def drawn(model: HumanRAM) -> Callable[[Task], Tensor]:
+    """A network as an answer."""
+
+    @torch.no_grad()
+    def answer(task: Task) -> Tensor:
+        device = device_of(model)
+        return model.eval()({name: values.to(device) for name, values in task.batch.items()})[0].float().cpu()
+
+    return answer
 
 
 def measure(answer: Callable[[Task], Tensor], every: Iterable[Task]) -> Metrics:
     """The means of `image_metrics` over all pictures of the tasks."""
     rows = [image_metrics(answer(task), task.batch["target_image"][0], task.batch["target_alpha"][0]) for task in every]
     return metrics.average(rows)
+
+
+# ------------------------------------------------------------------------------------------------- turning
+def turn_table(count: int, like: Camera, elevation: float = 5.0) -> Camera:
+    """`count` cameras once around the pelvis, the first in front (+z), as far away and with the lens as `like`'s first:
+    azimuths 0, 360 / count, ... degrees to the body's left, `elevation` degrees above."""
+    azimuth = torch.arange(count) * (2 * torch.pi / count)
+    height, distance = torch.tensor(elevation).deg2rad(), like.center[0].norm()
+    flat = height.cos()
+    eye = torch.stack([flat * azimuth.sin(), height.sin().expand(count), flat * azimuth.cos()], 1)
+    ring = Camera.look_at(distance * eye, torch.zeros(3), focal=float(like.K[0, 0, 0]))
+    return Camera(like.K[:1].expand(count, 3, 3), ring.R, ring.t)
+
+
+def seen_from(task: Task, camera: Camera) -> Batch:
+    """The task's batch with other cameras (M) before the given pose: what they see is not known, so there is no
+    target_image."""
+    found = rasterize(task.given.vertices.expand(len(camera), -1, -1), body_mesh()[1], camera, task.given.size)
+    batch = {name: values for name, values in task.batch.items() if not name.startswith("target_")}
+    asked = {"rays": ray_pictures(camera, task.given.size[0]), "face": found.face, "barycentric": found.barycentric}
+    return batch | {f"target_{name}": values[None] for name, values in asked.items()}
+
+
+# ------------------------------------------------------------------------------------------------- looking
+@dataclass(frozen=True)
+class Places:
+    """Where P points of the body, each in the middle of a patch of a target picture, are in the S given views: patch
+    (P,), its number; pixel (S, P, 2), x and y; seen (S, P)."""
+
+    patch: Tensor
+    pixel: Tensor
+    seen: Tensor
+
+
+def true_places(task: Task, patch: int, target: int = 0) -> Places:
+    """Those of one target picture: every patch whose middle pixel shows the body."""
+    faces, middle = body_mesh()[1], slice(patch // 2, None, patch)
+    face = task.batch["target_face"][0, target, middle, middle].flatten()
+    barycentric = task.batch["target_barycentric"][0, target, middle, middle].flatten(0, 1)
+    points = on_surface(task.given.vertices, faces, face[face >= 0], barycentric[face >= 0])
+    camera = task.given.camera
+    depth = rasterize(task.given.vertices.expand(len(camera), -1, -1), faces, camera, task.given.size).depth
+    places = camera.project(points.expand(len(camera), -1, -1))
+    return Places((face >= 0).nonzero()[:, 0], places, seen_by(points, camera, depth))
+
+
+def found_share(model: HumanRAM, task: Task, layer: int, target: int = 0) -> tuple[float, float]:
+    """Of what a target's patches listen to among the given views, the share that is within one patch of where their
+    points are seen; and what that share would be if they listened to all patches that show the body alike. Means."""
+    size, patch = task.given.size, model.patch
+    grid = size[0] // patch, size[1] // patch
+    places = true_places(task, patch, target)
+    centres = pixel_centres(grid) * patch  # (rows, columns, 2), x and y in pixels
+    near = ((centres - places.pixel[:, :, None, None]).abs().amax(-1) <= 1.5 * patch) & places.seen[..., None, None]
+    shares = model.shares(task.batch, layer)[0, target].cpu()
+    looks = torch.stack([looks_at(shares, int(n), len(task.given.camera), grid) for n in places.patch], 1)
+    body = (task.batch["face"][0] >= 0).unfold(1, patch, patch).unfold(2, patch, patch).any(-1).any(-1)  # (S, r, c)
+    known = places.seen.any(0)
+    hit, chance = (looks * near).sum((0, 2, 3)), (near & body[:, None]).sum((0, 2, 3)) / body.sum()
+    return hit[known].mean().item(), chance[known].mean().item()
+
+
+# ------------------------------------------------------------------------------------------------- studies
+def compare(arm, seed: int, steps: int) -> Metrics:
+    """A study's run: a small network, trained for `steps` steps; psnr_box of held-out people from 1, 2, 4 and 8 views
+    (novel_1, ...), with 4 also called novel, and of unseen poses from 4 (unseen)."""
+    small = scale() == "smoke"
+    config = humanram.arm_config(arm, steps)
+    if small:
+        fields = {name: getattr(config, name) for name in ("steps", "pose_image", "head", "token_norm", "inputs")}
+        config = replace(humanram.CONFIGS["smoke"], **fields)
+    recipe = replace(humanram.recipe(config, stream(config, seed)), seed=seed)
+    answer = drawn(train(recipe, None, progress=False).model)
+    found = scans("test", 1 if small else 12, config.size, config.poses, config.views)
+    rows = {f"novel_{n}": box_psnr(answer, tasks(found, n)) for n in ((1, 4) if small else (1, 2, 4, 8))}
+    return rows | {"novel": rows["novel_4"], "unseen": box_psnr(answer, tasks(found, 4, unseen=True))}
+
+
+def box_psnr(answer: Callable[[Task], Tensor], every: Iterable[Task]) -> float:
+    """The mean PSNR on the person's box, dB."""
+    rows = []
+    for task in every:
+        box = person_box(task.batch["target_alpha"][0])
+        rows.append({"psnr_box": metrics.psnr(answer(task), task.batch["target_image"][0], box=box)})
+    return metrics.average(rows)["psnr_box"]
