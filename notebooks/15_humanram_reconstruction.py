@@ -27,19 +27,25 @@ from course_lib.scale import pick, scale
 plt.rcParams.update({"figure.dpi": 72, "axes.spines.top": False, "axes.spines.right": False})
 
 # %% tags=["export"]
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, gelu, grid_sample, scaled_dot_product_attention
+from torch.nn.functional import embedding_bag, gelu, grid_sample, layer_norm, scaled_dot_product_attention
 
+from course_lib.chapters import sapiens_pretraining
 from course_lib.chapters.cameras import Camera, plucker_rays
 from course_lib.chapters.david_models import Head, ResidualConv, rescaled, resized
+from course_lib.chapters.sapiens_pretraining import MaskedAutoencoder, encoder_state, normalize
 from course_lib.chapters.transformers import RMSNorm, attend, patch_grid, patchify, unpatchify
 from course_lib.exercises import TODO, check, exercise
-from course_lib.recipe import Batch
+from course_lib.recipe import Batch, Cosine, Optimizer, PaperRun, Recipe, Stream
+from course_lib.shipped import Shipped, load
 from course_lib.study import resolved
 
 
@@ -54,6 +60,10 @@ class Config:
     size: side of the square pictures. hidden: width inside the blocks' MLPs. texture_size, texture_channels: texels
     along a side of each of the three planes, and numbers in a texel. head: "linear" or "dpt"; features: channels of the
     DPT head. pose_image, token_norm: False leaves the pose image, or the norm after patchify, out.
+
+    Training (supplement B), from inputs on: views given and views to draw; repose: share of the samples whose targets
+    are in another pose; people, poses and views of the scans; a peak learning rate after `warmup` steps; perceptual:
+    the weight of that part of the loss.
     """
 
     size: int
@@ -69,6 +79,22 @@ class Config:
     pose_image: bool = True
     token_norm: bool = True
     checkpoint_blocks: bool = False
+    inputs: int = 2
+    targets: int = 4
+    repose: float = 0.0
+    people: int = 2345
+    poses: int = 2
+    views: int = 12
+    batch_size: int = 96
+    steps: int = 70_000
+    lr: float = 4e-4
+    warmup: int = 2500
+    weight_decay: float = 0.05
+    perceptual: float = 1.0
+    clip: float | None = 1.0
+    precision: str = "bf16"
+    accumulate: int = 1
+    paper: PaperRun | None = None
 
     def __post_init__(self):
         if self.head not in HEADS:
@@ -381,3 +407,201 @@ def initialize(model: HumanRAM) -> None:
     for index, block in enumerate(model.blocks):
         for module in (block.attn.qkv, block.attn.proj, block.fc1, block.fc2):
             nn.init.normal_(module.weight, std=0.02 / (2 * (index + 1)) ** 0.5)
+
+
+# %% [markdown]
+# ## 6 Scans
+
+# %% tags=["export"]
+@exercise("15.6")
+def choose_views(generator: torch.Generator, views: int, inputs: int, targets: int) -> tuple[Tensor, Tensor]:
+    """Of `views` cameras around a ring, numbered by azimuth: those given (S,) and those to draw (M,).
+
+    The given ones stand equally many cameras apart, from 2 up to as many as fit around the ring; the others are drawn
+    from those in between, from the first given camera on the way to the last, without repeats. One given camera has
+    none in between: then all others count. ValueError where there are too few. HumanRAM supplement B; how far apart is
+    our choice.
+    """
+    raise TODO
+
+
+# %% [markdown]
+# ## 7 The loss
+
+# %% tags=["export"]
+ENCODER = "sapiens_pretraining-people"  # chapter 06's, which comes with the course
+VGG = "vgg19-dcbb9e9d.pth"  # torchvision's weights
+VGG_LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512)  # 0: pooling
+
+
+class VggFeatures(nn.Module):
+    """VGG-19's features after the second convolution of each of its five blocks, with torchvision's names and order.
+    Its max-pooling is an average here, as in GS-LRM's and LVSM's loss."""
+
+    LEVELS = (3, 8, 13, 22, 31)
+
+    def __init__(self):
+        super().__init__()
+        layers, inputs = [], 3
+        for width in VGG_LAYERS:
+            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()] if width else [nn.AvgPool2d(2)]
+            inputs = width or inputs
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised pictures (B, 3, H, W) -> five levels (B, places, channels)."""
+        found, x = [], images
+        for number, layer in enumerate(self.features):
+            x = layer(x)
+            found += [x.flatten(2).mT] if number in self.LEVELS else []
+        return found
+
+
+class EncoderFeatures(nn.Module):
+    """The tokens of chapter 06's encoder after its second and its fourth block, without the cls token."""
+
+    LEVELS = (1, 3)
+
+    def __init__(self, config: sapiens_pretraining.Config = sapiens_pretraining.CONFIGS["shipped"]):
+        super().__init__()
+        self.encoder = MaskedAutoencoder(config).encoder
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised pictures (B, 3, H, W) -> two levels (B, places, channels)."""
+        return [tokens[:, 1:] for tokens in self.encoder.features(images, self.LEVELS)]
+
+
+# %% tags=["export"]
+def vgg_file() -> Path:
+    """Where torchvision keeps VGG-19's weights once they were fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / VGG
+
+
+@lru_cache(maxsize=1)
+def feature_network() -> nn.Module:
+    """What the perceptual distance looks with: VGG-19 where its weights are, else chapter 06's encoder. Frozen."""
+    if vgg_file().exists():
+        network = VggFeatures()
+        network.load_state_dict(torch.load(vgg_file(), weights_only=True), strict=False)
+    else:
+        whole = MaskedAutoencoder(sapiens_pretraining.CONFIGS["shipped"])
+        load(whole, ENCODER)
+        network = EncoderFeatures()
+        network.encoder.load_state_dict(encoder_state(whole))
+    return network.requires_grad_(False).eval()
+
+
+def perceptual_distance(prediction: Tensor, target: Tensor, network: nn.Module | None = None) -> Tensor:
+    """How differently two stacks of pictures (B, 3, H, W) in [0, 1] strike a network, (B,): the mean difference of its
+    features, each place scaled to mean 0 and variance 1 over the channels; the mean over the levels. Ours, after GS-LRM
+    and LPIPS."""
+    network = (network or feature_network()).to(prediction.device)
+    levels = zip(network(normalize(prediction)), network(normalize(target)), strict=True)
+    return sum(
+        (layer_norm(ours.float(), ours.shape[-1:]) - layer_norm(true.float(), true.shape[-1:])).abs().mean((1, 2))
+        for ours, true in levels
+    ) / len(network.LEVELS)
+
+
+# %% tags=["export"]
+def reconstruction_loss(model: nn.Module, batch: Batch, weight: float, network: nn.Module | None) -> dict[str, Tensor]:
+    """Equation (15.6): the mean squared error of the target views, plus `weight` times their perceptual distance."""
+    prediction, target = model(batch).flatten(0, 1), batch["target_image"].flatten(0, 1)
+    squared = (prediction - target).square().mean()
+    if not weight:
+        return {"loss": squared, "squared": squared}
+    distance = perceptual_distance(prediction, target, network).mean()
+    return {"loss": squared + weight * distance, "squared": squared, "perceptual": distance}
+
+
+# %% tags=["export"]
+@exercise("15.7")
+def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """PSNR in decibels (B,) of pictures (B, 3, H, W) over the pixels of a mask (B, H, W) bool; the prediction is
+    clipped to [0, 1] first. Infinite where they are equal, NaN where the mask is empty."""
+    raise TODO
+
+
+# %% [markdown]
+# ## 8 Training
+
+# %% tags=["export"]
+@exercise("15.8")
+def learning_rate(step: int, steps: int, peak: float = 4e-4, warmup: int = 2500) -> float:
+    """The learning rate of step 0, 1, … of `steps`, equation (15.7): up in a line, then down half a cosine to 0."""
+    raise TODO
+
+
+# %% tags=["export"]
+GPUS = {"gpus": 8, "gpu": "A100-80GB"}
+STAGE_1 = PaperRun("HumanRAM supplement B, stage 1", days=2.0, batch=96, steps=70_000, samples=96 * 70_000, **GPUS)
+STAGE_2 = PaperRun("HumanRAM supplement B, stage 2", days=4.0, batch=48, steps=10_000, samples=48 * 10_000, **GPUS)
+WHOLE = {"checkpoint_blocks": True, "views": 32}
+SMALL = {"heads": 6, "texture_size": 64, "texture_channels": 8, "features": 40, "targets": 1, "perceptual": 0.002}
+CONFIGS = {
+    "smoke": Config(32, 32, 2, 2, 64, texture_size=16, texture_channels=4, features=16, targets=1, people=2, views=6,
+                    batch_size=2, steps=4, lr=1e-3, warmup=1, perceptual=0.002, repose=0.5),
+    "laptop": Config(96, 192, 5, hidden=768, people=24, batch_size=4, steps=240, lr=1e-3, warmup=20, repose=0.3,
+                     **SMALL),
+    "shipped": Config(96, 192, 5, hidden=768, people=300, batch_size=6, steps=8000, lr=8e-4, warmup=400, repose=0.3,
+                      **SMALL),
+    "gpu": Config(128, 384, 8, 8, 1536, people=400, batch_size=32, targets=2, steps=12_000, warmup=600,
+                  perceptual=0.002, repose=0.3, features=64),
+    "humanram-256": Config(256, 768, 12, 16, 3072, paper=STAGE_1, **WHOLE),
+    "humanram-512": Config(512, 768, 12, 16, 3072, inputs=4, repose=0.5, batch_size=48, steps=10_000, lr=4e-5, warmup=0,
+                           paper=STAGE_2, **WHOLE),
+}  # fmt: skip
+RUNS = "course_lib.studies.humanram"
+
+
+# %% tags=["export"]
+def example(config: Config, count: int) -> Batch:
+    """A batch of the right shapes and dtypes."""
+    side = (config.size, config.size)
+
+    def views(many: int, prefix: str) -> Batch:
+        face = torch.randint(-1, 100, (count, many, *side))
+        shapes = {"image": (3, *side), "rays": (6, *side), "barycentric": (*side, 3)}
+        maps = {name: torch.rand(count, many, *shape) for name, shape in shapes.items()}
+        return {f"{prefix}{name}": value for name, value in (maps | {"face": face}).items()}
+
+    alpha = {"target_alpha": torch.rand(count, config.targets, 1, *side)}
+    return views(config.inputs, "") | views(config.targets, "target_") | alpha
+
+
+def begun(config: Config, surface: tuple[Tensor, Tensor], weights: dict[str, Tensor] | None) -> HumanRAM:
+    """A model, with the weights of an earlier stage where they are given."""
+    model = HumanRAM(config, *surface)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+# %% tags=["export"]
+def recipe(config: Config, stream: Stream | None, weights: dict[str, Tensor] | None = None) -> Recipe:
+    """The training of a `HumanRAM`, from scratch or from an earlier stage's `weights`. HumanRAM supplement B; AdamW and
+    its numbers are LVSM's."""
+    network = feature_network() if config.perceptual else None
+    return Recipe(
+        name=f"humanram-{config.size}",
+        model=partial(begun, config, canonical_surface(), weights),
+        loss=partial(reconstruction_loss, weight=config.perceptual, network=network),
+        stream=stream,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        optimizer=Optimizer("adamw", config.lr, (0.9, 0.95), config.weight_decay),
+        schedule=Cosine(config.warmup),
+        precision=config.precision,
+        clip=config.clip,
+        accumulate=config.accumulate,
+        checkpoint_blocks=config.checkpoint_blocks,
+        example=partial(example, config),
+        paper=config.paper,
+    )
+
+
+# %% [markdown]
+# ## 9 The run
+
+# %% tags=["export"]
+SHIPPED = {"scans": Shipped("humanram_reconstruction-scans", CONFIGS["shipped"], f"{RUNS}:reconstructed")}
