@@ -52,6 +52,17 @@ class Config:
 HEADS = ("linear", "dpt")
 
 
+# Chapter 15, section "2 Views as tokens"
+def require_camera(camera: Camera, unit: float = 1.0) -> None:
+    """ValueError where a camera can't say where its pixels look, or a length is no length."""
+    flat = camera.K.det().abs() < 1e-6 * camera.K.abs().amax((-1, -2)) ** 2
+    if flat.any() or not all(part.isfinite().all() for part in (camera.K, camera.R, camera.t)):
+        first = int(flat.int().argmax())
+        raise ValueError(f"camera {first} is singular, its K is {camera.K[first].tolist()}: focal lengths can't be 0")
+    if not unit > 0:
+        raise ValueError(f"unit is {unit}: give metres, more than 0")
+
+
 # Chapter 15, section "2 Views as tokens", exercise 15.1
 def ray_map(camera: Camera, size: tuple[int, int], origin: Tensor | None = None, unit: float = 1.0) -> Tensor:
     """Plücker rays as a picture (B, 6, H, W): the moment o x d, then the unit direction d, as LVSM's code has them.
@@ -64,17 +75,6 @@ def ray_map(camera: Camera, size: tuple[int, int], origin: Tensor | None = None,
     if origin is not None:
         moment = moment - torch.linalg.cross(origin.expand(len(camera), 3)[:, None, None], direction)
     return torch.cat([moment / unit, direction], -1).permute(0, 3, 1, 2)  # (B, 6, H, W)
-
-
-# Chapter 15, section "2 Views as tokens"
-def require_camera(camera: Camera, unit: float = 1.0) -> None:
-    """ValueError where a camera can't say where its pixels look, or a length is no length."""
-    flat = camera.K.det().abs() < 1e-6 * camera.K.abs().amax((-1, -2)) ** 2
-    if flat.any() or not all(part.isfinite().all() for part in (camera.K, camera.R, camera.t)):
-        first = int(flat.int().argmax())
-        raise ValueError(f"camera {first} is singular, its K is {camera.K[first].tolist()}: focal lengths can't be 0")
-    if not unit > 0:
-        raise ValueError(f"unit is {unit}: give metres, more than 0")
 
 
 MESHES = "course_lib.data.meshes"
@@ -126,12 +126,12 @@ class NeuralTexture(nn.Module):
         return sample_planes(self.planes, points)
 
 
-# Chapter 15, section "3 The neural texture", exercise 15.3
+# Chapter 15, section "The pose image", exercise 15.3
 def pose_image(features: Tensor, faces: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
     """Features of the vertices (V, C), faces (F, 3), and what a view's pixels see: face (..., H, W), -1 where there is
     none, and barycentric (..., H, W, 3) -> the pose image (..., C, H, W), 0 where there is no face. Differentiable."""
     corners = faces.index_select(0, face.flatten().clamp(min=0).long())  # (P, 3)
-    corners = torch.where(face.view(-1, 1) >= 0, corners, len(features))  # the vertex that isn't there
+    corners = torch.where(face.reshape(-1, 1) >= 0, corners, len(features))  # the vertex that isn't there
     padded = torch.cat([features, features.new_zeros(1, features.shape[1])])
     weights = barycentric.reshape(-1, 3).to(features)
     mixed = embedding_bag(corners, padded, mode="sum", per_sample_weights=weights, padding_idx=len(features))
@@ -155,7 +155,7 @@ def assemble(inputs: Tensor, queries: Tensor, seen: Tensor | None = None) -> tup
     return sequence, torch.cat([keep, keep.new_ones(len(keep), count)], 1)
 
 
-# Chapter 15, section "4 The transformer", exercise 15.5
+# Chapter 15, section "Attention with QK-norm", exercise 15.5
 def view_attention(q: Tensor, k: Tensor, v: Tensor, norms: Sequence[nn.Module], keep: Tensor | None = None) -> Tensor:
     """Queries, keys and values (B, h, N, d); the norms of queries and of keys; keep (B, N) bool: which tokens may be
     listened to, None for all -> (B, h, N, d). Every token asks, and every row has at least one to listen to."""
@@ -169,7 +169,7 @@ def view_attention(q: Tensor, k: Tensor, v: Tensor, norms: Sequence[nn.Module], 
     return scores.masked_fill(~heard, -torch.inf).softmax(-1) @ v
 
 
-# Chapter 15, section "4 The transformer"
+# Chapter 15, section "Attention with QK-norm"
 class Attention(nn.Module):
     """Multi-head self-attention without biases, with QK-norm. HumanRAM supplement A; LVSM's code."""
 
@@ -198,7 +198,7 @@ class Attention(nn.Module):
         return scores.softmax(-1)
 
 
-# Chapter 15, section "4 The transformer"
+# Chapter 15, section "Attention with QK-norm"
 class Block(nn.Module):
     """Attention, then an MLP, each after a LayerNorm and added to what came in; no biases. HumanRAM supplement A."""
 
@@ -270,7 +270,7 @@ class DptHead(nn.Module):
         return self.out(above, whole)
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 class HumanRAM(nn.Module):
     """Posed pictures of a person and target cameras -> what these see, (B, M, 3, H, W) in [0, 1]. HumanRAM.
 
@@ -337,7 +337,7 @@ class HumanRAM(nn.Module):
         return shares.unflatten(0, batch["target_rays"].shape[:2])
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 def require_surface(canonical: Tensor, faces: Tensor) -> None:
     """ValueError where the faces name vertices that the canonical surface doesn't have."""
     if canonical.ndim != 2 or canonical.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
@@ -350,7 +350,7 @@ def require_surface(canonical: Tensor, faces: Tensor) -> None:
         )
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 def initialize(model: HumanRAM) -> None:
     """Linear maps from N(0, 0.02), in block i of 0, 1, … from N(0, 0.02 / √(2 (i + 1))). LVSM's code. (The DPT head's
     convolutions begin as PyTorch begins them.)"""
@@ -362,4 +362,4 @@ def initialize(model: HumanRAM) -> None:
             nn.init.normal_(module.weight, std=0.02 / (2 * (index + 1)) ** 0.5)
 
 
-# course build sealed the text above: d80e77508d69c3e6
+# course build sealed the text above: 97403fd248e365e6

@@ -192,6 +192,8 @@ def features_in_view(answer):
     expect(empty.abs().max() == 0, "Pixels without a face (-1) aren't 0: index -1 is the last face. Leave them out")
     short = answer(features, FACES, face.to(torch.int32)[0, 0], barycentric[0, 0])
     expect_close(short, right[0, 0], "one pose image, of (H, W) int32 faces")
+    strided = torch.stack([face, face], -1)[..., 0]
+    expect_close(answer(features, FACES, strided, barycentric), right, "pose images of a face that is part of a tensor")
     features.requires_grad_()
     expect_gradient(answer(features, FACES, face, barycentric), features, "the features of the vertices")
 
