@@ -78,6 +78,17 @@ class Config:
 HEADS = ("linear", "dpt")
 
 
+# Chapter 15, section "2 Views as tokens"
+def require_camera(camera: Camera, unit: float = 1.0) -> None:
+    """ValueError where a camera can't say where its pixels look, or a length is no length."""
+    flat = camera.K.det().abs() < 1e-6 * camera.K.abs().amax((-1, -2)) ** 2
+    if flat.any() or not all(part.isfinite().all() for part in (camera.K, camera.R, camera.t)):
+        first = int(flat.int().argmax())
+        raise ValueError(f"camera {first} is singular, its K is {camera.K[first].tolist()}: focal lengths can't be 0")
+    if not unit > 0:
+        raise ValueError(f"unit is {unit}: give metres, more than 0")
+
+
 # Chapter 15, section "2 Views as tokens", exercise 15.1
 def ray_map(camera: Camera, size: tuple[int, int], origin: Tensor | None = None, unit: float = 1.0) -> Tensor:
     """Plücker rays as a picture (B, 6, H, W): the moment o x d, then the unit direction d, as LVSM's code has them.
@@ -90,17 +101,6 @@ def ray_map(camera: Camera, size: tuple[int, int], origin: Tensor | None = None,
     if origin is not None:
         moment = moment - torch.linalg.cross(origin.expand(len(camera), 3)[:, None, None], direction)
     return torch.cat([moment / unit, direction], -1).permute(0, 3, 1, 2)  # (B, 6, H, W)
-
-
-# Chapter 15, section "2 Views as tokens"
-def require_camera(camera: Camera, unit: float = 1.0) -> None:
-    """ValueError where a camera can't say where its pixels look, or a length is no length."""
-    flat = camera.K.det().abs() < 1e-6 * camera.K.abs().amax((-1, -2)) ** 2
-    if flat.any() or not all(part.isfinite().all() for part in (camera.K, camera.R, camera.t)):
-        first = int(flat.int().argmax())
-        raise ValueError(f"camera {first} is singular, its K is {camera.K[first].tolist()}: focal lengths can't be 0")
-    if not unit > 0:
-        raise ValueError(f"unit is {unit}: give metres, more than 0")
 
 
 MESHES = "course_lib.data.meshes"
@@ -152,12 +152,12 @@ class NeuralTexture(nn.Module):
         return sample_planes(self.planes, points)
 
 
-# Chapter 15, section "3 The neural texture", exercise 15.3
+# Chapter 15, section "The pose image", exercise 15.3
 def pose_image(features: Tensor, faces: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
     """Features of the vertices (V, C), faces (F, 3), and what a view's pixels see: face (..., H, W), -1 where there is
     none, and barycentric (..., H, W, 3) -> the pose image (..., C, H, W), 0 where there is no face. Differentiable."""
     corners = faces.index_select(0, face.flatten().clamp(min=0).long())  # (P, 3)
-    corners = torch.where(face.view(-1, 1) >= 0, corners, len(features))  # the vertex that isn't there
+    corners = torch.where(face.reshape(-1, 1) >= 0, corners, len(features))  # the vertex that isn't there
     padded = torch.cat([features, features.new_zeros(1, features.shape[1])])
     weights = barycentric.reshape(-1, 3).to(features)
     mixed = embedding_bag(corners, padded, mode="sum", per_sample_weights=weights, padding_idx=len(features))
@@ -181,7 +181,7 @@ def assemble(inputs: Tensor, queries: Tensor, seen: Tensor | None = None) -> tup
     return sequence, torch.cat([keep, keep.new_ones(len(keep), count)], 1)
 
 
-# Chapter 15, section "4 The transformer", exercise 15.5
+# Chapter 15, section "Attention with QK-norm", exercise 15.5
 def view_attention(q: Tensor, k: Tensor, v: Tensor, norms: Sequence[nn.Module], keep: Tensor | None = None) -> Tensor:
     """Queries, keys and values (B, h, N, d); the norms of queries and of keys; keep (B, N) bool: which tokens may be
     listened to, None for all -> (B, h, N, d). Every token asks, and every row has at least one to listen to."""
@@ -195,7 +195,7 @@ def view_attention(q: Tensor, k: Tensor, v: Tensor, norms: Sequence[nn.Module], 
     return scores.masked_fill(~heard, -torch.inf).softmax(-1) @ v
 
 
-# Chapter 15, section "4 The transformer"
+# Chapter 15, section "Attention with QK-norm"
 class Attention(nn.Module):
     """Multi-head self-attention without biases, with QK-norm. HumanRAM supplement A; LVSM's code."""
 
@@ -224,7 +224,7 @@ class Attention(nn.Module):
         return scores.softmax(-1)
 
 
-# Chapter 15, section "4 The transformer"
+# Chapter 15, section "Attention with QK-norm"
 class Block(nn.Module):
     """Attention, then an MLP, each after a LayerNorm and added to what came in; no biases. HumanRAM supplement A."""
 
@@ -296,7 +296,7 @@ class DptHead(nn.Module):
         return self.out(above, whole)
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 class HumanRAM(nn.Module):
     """Posed pictures of a person and target cameras -> what these see, (B, M, 3, H, W) in [0, 1]. HumanRAM.
 
@@ -363,7 +363,7 @@ class HumanRAM(nn.Module):
         return shares.unflatten(0, batch["target_rays"].shape[:2])
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 def require_surface(canonical: Tensor, faces: Tensor) -> None:
     """ValueError where the faces name vertices that the canonical surface doesn't have."""
     if canonical.ndim != 2 or canonical.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
@@ -376,7 +376,7 @@ def require_surface(canonical: Tensor, faces: Tensor) -> None:
         )
 
 
-# Chapter 15, section "5 Two heads"
+# Chapter 15, section "The whole"
 def initialize(model: HumanRAM) -> None:
     """Linear maps from N(0, 0.02), in block i of 0, 1, … from N(0, 0.02 / √(2 (i + 1))). LVSM's code. (The DPT head's
     convolutions begin as PyTorch begins them.)"""
@@ -388,7 +388,28 @@ def initialize(model: HumanRAM) -> None:
             nn.init.normal_(module.weight, std=0.02 / (2 * (index + 1)) ** 0.5)
 
 
-# Chapter 15, section "6 Scans", exercise 15.6
+GPUS = {"gpus": 8, "gpu": "A100-80GB"}
+STAGE_1 = PaperRun("HumanRAM supplement B, stage 1", days=2.0, batch=96, steps=70_000, samples=96 * 70_000, **GPUS)
+STAGE_2 = PaperRun("HumanRAM supplement B, stage 2", days=4.0, batch=48, steps=10_000, samples=48 * 10_000, **GPUS)
+WHOLE = {"checkpoint_blocks": True, "views": 32}
+SMALL = {"heads": 6, "texture_size": 64, "texture_channels": 8, "features": 40, "targets": 1, "perceptual": 0.002}
+CONFIGS = {
+    "smoke": Config(32, 32, 2, 2, 64, texture_size=16, texture_channels=4, features=16, targets=1, people=2, views=6,
+                    batch_size=2, steps=4, lr=1e-3, warmup=1, perceptual=0.002, repose=0.5),
+    "laptop": Config(96, 192, 5, hidden=768, people=24, batch_size=4, steps=240, lr=1e-3, warmup=20, repose=0.3,
+                     **SMALL),
+    "shipped": Config(96, 192, 5, hidden=768, people=300, batch_size=6, steps=8000, lr=8e-4, warmup=400, repose=0.3,
+                      **SMALL),
+    "gpu": Config(128, 384, 8, 8, 1536, people=400, batch_size=32, targets=2, steps=12_000, warmup=600,
+                  perceptual=0.002, repose=0.3, features=64),
+    "humanram-256": Config(256, 768, 12, 16, 3072, paper=STAGE_1, **WHOLE),
+    "humanram-512": Config(512, 768, 12, 16, 3072, inputs=4, repose=0.5, batch_size=48, steps=10_000, lr=4e-5, warmup=0,
+                           paper=STAGE_2, **WHOLE),
+}  # fmt: skip
+RUNS = "course_lib.studies.humanram"
+
+
+# Chapter 15, section "Which views are given?", exercise 15.6
 def choose_views(generator: torch.Generator, views: int, inputs: int, targets: int) -> tuple[Tensor, Tensor]:
     """Of `views` cameras around a ring, numbered by azimuth: those given (S,) and those to draw (M,).
 
@@ -489,7 +510,7 @@ def perceptual_distance(prediction: Tensor, target: Tensor, network: nn.Module |
 
 # Chapter 15, section "7 The loss"
 def reconstruction_loss(model: nn.Module, batch: Batch, weight: float, network: nn.Module | None) -> dict[str, Tensor]:
-    """Equation (15.6): the mean squared error of the target views, plus `weight` times their perceptual distance."""
+    """Equation (15.21): the mean squared error of the target views, plus `weight` times their perceptual distance."""
     prediction, target = model(batch).flatten(0, 1), batch["target_image"].flatten(0, 1)
     squared = (prediction - target).square().mean()
     if not weight:
@@ -498,7 +519,7 @@ def reconstruction_loss(model: nn.Module, batch: Batch, weight: float, network: 
     return {"loss": squared + weight * distance, "squared": squared, "perceptual": distance}
 
 
-# Chapter 15, section "7 The loss", exercise 15.7
+# Chapter 15, section "PSNR on a mask", exercise 15.7
 def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """PSNR in decibels (B,) of pictures (B, 3, H, W) over the pixels of a mask (B, H, W) bool; the prediction is
     clipped to [0, 1] first. Infinite where they are equal, NaN where the mask is empty."""
@@ -509,32 +530,11 @@ def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 # Chapter 15, section "8 Training", exercise 15.8
 def learning_rate(step: int, steps: int, peak: float = 4e-4, warmup: int = 2500) -> float:
-    """The learning rate of step 0, 1, … of `steps`, equation (15.7): up in a line, then down half a cosine to 0."""
+    """The learning rate of step 0, 1, … of `steps`, equation (15.23): up in a line, then down half a cosine to 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
     return peak * (1 + math.cos(math.pi * share)) / 2
-
-
-GPUS = {"gpus": 8, "gpu": "A100-80GB"}
-STAGE_1 = PaperRun("HumanRAM supplement B, stage 1", days=2.0, batch=96, steps=70_000, samples=96 * 70_000, **GPUS)
-STAGE_2 = PaperRun("HumanRAM supplement B, stage 2", days=4.0, batch=48, steps=10_000, samples=48 * 10_000, **GPUS)
-WHOLE = {"checkpoint_blocks": True, "views": 32}
-SMALL = {"heads": 6, "texture_size": 64, "texture_channels": 8, "features": 40, "targets": 1, "perceptual": 0.002}
-CONFIGS = {
-    "smoke": Config(32, 32, 2, 2, 64, texture_size=16, texture_channels=4, features=16, targets=1, people=2, views=6,
-                    batch_size=2, steps=4, lr=1e-3, warmup=1, perceptual=0.002, repose=0.5),
-    "laptop": Config(96, 192, 5, hidden=768, people=24, batch_size=4, steps=240, lr=1e-3, warmup=20, repose=0.3,
-                     **SMALL),
-    "shipped": Config(96, 192, 5, hidden=768, people=300, batch_size=6, steps=8000, lr=8e-4, warmup=400, repose=0.3,
-                      **SMALL),
-    "gpu": Config(128, 384, 8, 8, 1536, people=400, batch_size=32, targets=2, steps=12_000, warmup=600,
-                  perceptual=0.002, repose=0.3, features=64),
-    "humanram-256": Config(256, 768, 12, 16, 3072, paper=STAGE_1, **WHOLE),
-    "humanram-512": Config(512, 768, 12, 16, 3072, inputs=4, repose=0.5, batch_size=48, steps=10_000, lr=4e-5, warmup=0,
-                           paper=STAGE_2, **WHOLE),
-}  # fmt: skip
-RUNS = "course_lib.studies.humanram"
 
 
 # Chapter 15, section "8 Training"
@@ -587,4 +587,4 @@ def recipe(config: Config, stream: Stream | None, weights: dict[str, Tensor] | N
 SHIPPED = {"scans": Shipped("humanram_reconstruction-scans", CONFIGS["shipped"], f"{RUNS}:reconstructed")}
 
 
-# course build sealed the text above: e8f0bc1cee9ee55c
+# course build sealed the text above: f9794e40ffbbf803

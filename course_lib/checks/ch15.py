@@ -1,5 +1,7 @@
 """The checks of chapter 15, and for each the wrong answers that it must catch."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -192,6 +194,8 @@ def features_in_view(answer):
     expect(empty.abs().max() == 0, "Pixels without a face (-1) aren't 0: index -1 is the last face. Leave them out")
     short = answer(features, FACES, face.to(torch.int32)[0, 0], barycentric[0, 0])
     expect_close(short, right[0, 0], "one pose image, of (H, W) int32 faces")
+    strided = torch.stack([face, face], -1)[..., 0]
+    expect_close(answer(features, FACES, strided, barycentric), right, "pose images of a face that is part of a tensor")
     features.requires_grad_()
     expect_gradient(answer(features, FACES, face, barycentric), features, "the features of the vertices")
 
@@ -373,3 +377,227 @@ def attention_masked_late(q, k, v, norms, keep=None):
 @wrong_answer("15.5", says="turned around")
 def attention_turned(q, k, v, norms, keep=None):
     return plain_attention(norms[0](q), norms[1](k), v, None if keep is None else ~keep)
+
+
+# ---------------------------------------------------------------------------------------------- 15.6 views in between
+def draws(answer, views: int, inputs: int, targets: int, times: int = 40) -> list[tuple[list[int], list[int]]]:
+    """What an answer draws, time after time."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(times):
+        given, asked = answer(generator, views, inputs, targets)
+        expect_shape(given, (inputs,), "the numbers of the given views")
+        expect_shape(asked, (targets,), "the numbers of the views to draw")
+        expect(not given.is_floating_point() and not asked.is_floating_point(), "views are numbered by integers")
+        found.append((given.tolist(), asked.tolist()))
+    return found
+
+
+def even_gap(given: list[int], views: int) -> int:
+    """How many cameras apart neighbours are; 0 where it isn't the same for all."""
+    gaps = {(b - a) % views for a, b in zip(given, given[1:], strict=False)}
+    return gaps.pop() if len(gaps) == 1 else 0
+
+
+@check_for("15.6")
+def views_in_between(answer):
+    for views, inputs, targets in ((12, 2, 2), (12, 4, 4), (10, 2, 1)):
+        kinds = set()
+        for given, asked in draws(answer, views, inputs, targets):
+            what = f"of {views} views were given {given} and asked for {asked}"
+            numbers = given + asked
+            expect(
+                min(numbers) >= 0 and max(numbers) < views, f"{what}: count on from 0 behind the last (modulo views)"
+            )
+            expect(len(set(asked)) == targets, f"{what}: a view is to be drawn twice")
+            expect(not set(given) & set(asked), f"{what}: a view is given and asked for")
+            apart = even_gap(given, views)
+            expect(apart > 0, f"{what}: the given views don't stand equally far apart, in order")
+            expect(
+                apart * inputs <= views,
+                f"{what}: {apart} apart is more than fits around the ring, at most views // inputs",
+            )
+            inside = [(view - given[0]) % views for view in asked]
+            expect(
+                max(inside) < apart * (inputs - 1),
+                f"{what}: {asked[inside.index(max(inside))]} is not between the first and the last given view",
+            )
+            kinds.add((given[0], apart))
+        expect(len({start for start, _ in kinds}) > 4, "the first given view is nearly always the same: draw it, too")
+        widths = {apart for _, apart in kinds}
+        least, most = max(2, 1 + -(-targets // (inputs - 1))), views // inputs
+        expect(
+            widths == set(range(least, most + 1)),
+            f"for {inputs} + {targets} of {views} views the given stood {sorted(widths)} apart: every distance from "
+            f"{least}, the least with enough in between, to {most} should come up",
+        )
+    expect(len({tuple(asked) for _, asked in draws(answer, 12, 2, 2)}) > 8, "the views to draw are hardly random")
+    alone = draws(answer, 6, 1, 3)
+    expect(all(not set(given) & set(asked) for given, asked in alone), "with one view given, it is asked for as well")
+    seen = {(view - given[0]) % 6 for given, asked in alone for view in asked}
+    expect(seen == {1, 2, 3, 4, 5}, "with one view given, any of the others may be asked for")
+
+
+def chosen(generator, views, inputs, targets, narrow=2, between=True, wrap=True, start=None):
+    """The right answer, with what may go wrong."""
+    least = 2 if inputs == 1 else max(narrow, 1 + -(-targets // (inputs - 1)))
+    most = views if inputs == 1 else max(least, views // inputs)
+    apart = most if inputs == 1 else int(torch.randint(least, most + 1, (), generator=generator))
+    first = int(torch.randint(views, (), generator=generator)) if start is None else start
+    steps = torch.arange(1, apart * max(inputs - 1, 1)) if between else torch.arange(views)
+    steps = steps[steps % apart > 0] if between else steps
+    picked = steps[torch.randperm(len(steps), generator=generator)[:targets]]
+    given, asked = first + apart * torch.arange(inputs), first + picked
+    return (given % views, asked % views) if wrap else (given, asked)
+
+
+@wrong_answer("15.6", says="modulo views")
+def chosen_without_wrapping(generator, views, inputs, targets):
+    return chosen(generator, views, inputs, targets, wrap=False)
+
+
+@wrong_answer("15.6", says="given and asked for")
+def chosen_from_all(generator, views, inputs, targets):
+    return chosen(generator, views, inputs, targets, between=False)
+
+
+@wrong_answer("15.6", says="nearly always the same")
+def chosen_from_the_first(generator, views, inputs, targets):
+    return chosen(generator, views, inputs, targets, start=0)
+
+
+@wrong_answer("15.6", says="equally far apart")
+def chosen_anywhere(generator, views, inputs, targets):
+    order = torch.randperm(views, generator=generator)
+    return order[:inputs], order[inputs : inputs + targets]
+
+
+@wrong_answer("15.6", says="not between")
+def chosen_outside(generator, views, inputs, targets):
+    given, _ = chosen(generator, views, inputs, targets)
+    others = torch.tensor([view for view in range(views) if view not in given.tolist()])
+    return given, others[torch.randperm(len(others), generator=generator)[:targets]]
+
+
+# ---------------------------------------------------------------------------------------------- 15.7 PSNR on a mask
+PAIR = torch.rand(2, 3, 3, 6, 5, generator=torch.Generator().manual_seed(7))
+SHARE = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(8)) > torch.tensor([0.5, 0.8, 0.1])[:, None, None]
+
+
+def decibels(prediction: Tensor, target: Tensor, mask: Tensor, clip: bool = True) -> Tensor:
+    """(15.22), picture by picture."""
+    prediction = prediction.clamp(0, 1) if clip else prediction
+    return torch.stack(
+        [-10 * (p - t)[:, m].square().mean().log10() for p, t, m in zip(prediction, target, mask, strict=True)]
+    )
+
+
+@check_for("15.7")
+def psnr_on_a_mask(answer):
+    prediction, target = 1.6 * PAIR[0] - 0.3, PAIR[1]
+    found = answer(prediction, target, SHARE)
+    expect_type(found, Tensor, "the PSNR of three pictures")
+    right = decibels(prediction, target, SHARE)
+    expect(
+        found.ndim == 1 and len(found) == 3,
+        f"a number for each of three pictures was expected, not {tuple(found.shape)}: no mean over the batch",
+    )
+    everywhere = torch.ones_like(SHARE)
+    expect_not_close(
+        found, decibels(prediction, target, everywhere), "The mask changes nothing: count its pixels alone"
+    )
+    expect_not_close(found, decibels(prediction, target, SHARE, clip=False), "Clip the prediction to [0, 1] first")
+    outside = (SHARE.float().mean((1, 2))).log10() * 10
+    expect_not_close(
+        found,
+        right - outside,
+        "The error was divided by the pixels of the whole picture: divide by the mask's",
+        atol=1e-3,
+    )
+    expect_not_close(
+        found, right - 10 * torch.tensor(3.0).log10(), "Three colours: the mean over them, not the sum", atol=1e-3
+    )
+    expect_not_close(found, -right, "PSNR falls as the error grows: 10 log10(1 / error)", atol=1e-3)
+    expect_not_close(found, right * torch.tensor(10.0).log(), "log10, not the natural logarithm", atol=1e-3)
+    expect_close(found, right, "the PSNR of three pictures on their masks", atol=1e-3)
+    same = answer(target, target, SHARE)
+    expect(bool(torch.isinf(same).all()), f"equal pictures have infinite PSNR, not {same.tolist()}: add no epsilon")
+
+
+@wrong_answer("15.7", says="no mean over the batch")
+def psnr_of_the_batch(prediction, target, mask):
+    return humanram.masked_psnr(prediction, target, mask).mean()
+
+
+@wrong_answer("15.7", says="whole picture")
+def psnr_over_everything(prediction, target, mask):
+    error = ((prediction.clamp(0, 1) - target).square() * mask[:, None]).mean((1, 2, 3))
+    return -10 * error.log10()
+
+
+@wrong_answer("15.7", says="three colours|Three colours")
+def psnr_summed_colours(prediction, target, mask):
+    squared = (prediction.clamp(0, 1) - target).square().sum(1)
+    return -10 * ((squared * mask).sum((1, 2)) / mask.sum((1, 2))).log10()
+
+
+@wrong_answer("15.7", says="Clip")
+def psnr_unclipped(prediction, target, mask):
+    squared = (prediction - target).square().mean(1)
+    return -10 * ((squared * mask).sum((1, 2)) / mask.sum((1, 2))).log10()
+
+
+@wrong_answer("15.7", says="epsilon")
+def psnr_with_epsilon(prediction, target, mask):
+    squared = (prediction.clamp(0, 1) - target).square().mean(1)
+    return -10 * ((squared * mask).sum((1, 2)) / mask.sum((1, 2)) + 1e-8).log10()
+
+
+# ---------------------------------------------------------------------------------------------- 15.8 cosine, warm-up
+@check_for("15.8")
+def cosine_with_warmup(answer):
+    steps, warmup, peak = 1000, 100, 2e-3
+    found = torch.tensor([float(answer(k, steps, peak, warmup)) for k in range(steps)], dtype=torch.float64)
+    expect_finite(found, "the learning rates")
+    expect(found[0] > 0, "the rate of step 0 is 0, a step for nothing: (k + 1) / W")
+    up = peak * (torch.arange(warmup, dtype=torch.float64) + 1) / warmup
+    expect(abs(found[warmup - 1] - peak) < 1e-9, f"after {warmup} steps of warm-up the rate is the peak, {peak:g}")
+    expect_close(found[:warmup], up, "the warm-up, a line", atol=1e-9)
+    share = torch.arange(steps - warmup, dtype=torch.float64) / (steps - warmup)
+    late = peak * (1 + (math.pi * torch.arange(warmup, steps, dtype=torch.float64) / steps).cos()) / 2
+    expect_not_close(found[warmup:], late, "The cosine's share is counted from the end of the warm-up", atol=1e-9)
+    line = peak * (1 - share)
+    expect_not_close(found[warmup:], line, "A straight line came back: (15.23) falls like half a cosine", atol=1e-9)
+    double = peak * (1 + (2 * math.pi * share).cos()) / 2
+    expect_not_close(
+        found[warmup:], double, "A whole cosine falls and rises again: half of one, π and not 2π", atol=1e-9
+    )
+    expect_not_close(found[warmup:], peak * (math.pi * share).cos(), "Below 0 it can't go: (1 + cos) / 2", atol=1e-9)
+    expect_close(found[warmup:], peak * (1 + (math.pi * share).cos()) / 2, "the way down", atol=1e-9)
+    expect(abs(answer(0, 10, 1.0, 0) - 1) < 1e-9, "without warm-up the first step has the peak; don't divide by 0")
+    expect(abs(answer(0, 70_000) - 4e-4 / 2500) < 1e-12, "by default the peak is 4e-4 and the warm-up 2500 steps")
+
+
+def half_cosine(share: float) -> float:
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+@wrong_answer("15.8", says="for nothing")
+def rate_from_zero(step, steps, peak=4e-4, warmup=2500):
+    return peak * step / warmup if step < warmup else humanram.learning_rate(step, steps, peak, warmup)
+
+
+@wrong_answer("15.8", says="end of the warm-up")
+def rate_counted_from_zero(step, steps, peak=4e-4, warmup=2500):
+    return peak * (step + 1) / warmup if step < warmup else peak * half_cosine(step / steps)
+
+
+@wrong_answer("15.8", says="half of one")
+def rate_of_a_whole_cosine(step, steps, peak=4e-4, warmup=2500):
+    right = humanram.learning_rate(step, steps, peak, warmup)
+    return right if step < warmup else peak * half_cosine(2 * (step - warmup) / (steps - warmup))
+
+
+@wrong_answer("15.8", says="straight line")
+def rate_in_a_line(step, steps, peak=4e-4, warmup=2500):
+    right = humanram.learning_rate(step, steps, peak, warmup)
+    return right if step < warmup else peak * (1 - (step - warmup) / (steps - warmup))
