@@ -7,15 +7,17 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from course_lib.chapters import humanram_reconstruction as humanram
-from course_lib.chapters.cameras import Camera, plucker_rays
+from course_lib.chapters.cameras import Camera, camera_to_pixels, plucker_rays
 from course_lib.checks import (
     check_for,
     expect,
     expect_close,
+    expect_equal,
     expect_finite,
     expect_gradient,
     expect_not_close,
     expect_shape,
+    expect_tensor,
     expect_type,
     expect_unchanged,
     wrong_answer,
@@ -601,3 +603,142 @@ def rate_of_a_whole_cosine(step, steps, peak=4e-4, warmup=2500):
 def rate_in_a_line(step, steps, peak=4e-4, warmup=2500):
     right = humanram.learning_rate(step, steps, peak, warmup)
     return right if step < warmup else peak * (1 - (step - warmup) / (steps - warmup))
+
+
+# ------------------------------------------------------------------------------------ 15.9 who sees this point?
+def wall() -> tuple[Camera, Tensor]:
+    """A camera at the origin whose left half shows a wall at depth 2, the right half nothing: 6 x 10 pixels."""
+    K = torch.tensor([[[10.0, 0.0, 5.0], [0.0, 10.0, 3.0], [0.0, 0.0, 1.0]]])
+    depth = torch.full((1, 6, 10), torch.inf)
+    depth[:, :, :5] = 2.0
+    return Camera(K, torch.eye(3)[None], torch.zeros(1, 3)), depth
+
+
+def at_pixel(x: float, y: float, z: float) -> Tensor:
+    """The point (1, 3) of depth z that the wall's camera sees at a place."""
+    return torch.tensor([[(x - 5.0) * z / 10, (y - 3.0) * z / 10, z]])
+
+
+@check_for("15.9")
+def sees_points(answer):
+    camera, depth = wall()
+
+    def seen(point: Tensor, tolerance: float = 0.02) -> bool:
+        found = answer(point, camera, depth, tolerance)
+        expect_tensor(found, (1, 1), torch.bool, what="one camera, one point")
+        return bool(found)
+
+    expect(seen(at_pixel(2.5, 3.5, 1.5)), "A point in front of the wall is seen")
+    expect(not seen(at_pixel(2.5, 3.5, 2.5)), "A point half a metre behind the wall is not seen")
+    expect(
+        seen(at_pixel(0.2, 0.2, 1.98)), "A point before the wall, in the picture's corner: depth is z, not a distance"
+    )
+    expect(
+        seen(at_pixel(2.5, 3.5, 2.01)),
+        "A point 1 cm behind the wall, with a tolerance of 2 cm, counts as seen: else a slanted surface hides itself",
+    )
+    expect(seen(at_pixel(2.5, 3.5, 2.1), 0.2), "The tolerance isn't used: a point 10 cm behind the wall, of 20 cm")
+    expect(not seen(at_pixel(4.7, 3.5, 3.0)), "Place 4.7 is in pixel 4, which shows the wall: take the floor")
+    expect(seen(at_pixel(5.2, 3.5, 3.0)), "Place 5.2 is in pixel 5, which shows nothing: a point there is seen")
+    expect(seen(at_pixel(7.5, 2.5, 3.0)), "Column 7, row 2 is in the picture (6 rows, 10 columns), and shows nothing")
+    for x, y in ((13.5, 3.5), (-1.5, 3.5), (7.5, 8.5), (7.5, -1.5)):
+        expect(not seen(at_pixel(x, y, 3.0)), f"A point at ({x}, {y}) is outside the frame: it isn't seen")
+    expect(not seen(torch.tensor([[0.0, 0.0, -3.0]])), "A point behind the camera, z < 0, isn't seen")
+    eye = torch.tensor([[0.3, 0.2, -1.0], [2.0, 0.5, 3.0], [-2.0, 0.1, 3.0]])
+    around = Camera.look_at(eye, torch.tensor([0.0, 0.0, 2.0]), focal=12.0, size=(6, 10))
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(40, 3, generator=generator) * torch.tensor([2.0, 1.5, 2.0]) - torch.tensor([1.0, 0.75, -1.0])
+    depths = 1.5 + 2 * torch.rand(3, 6, 10, generator=generator)
+    expect_equal(answer(points, around, depths), humanram.seen_by(points, around, depths), "three cameras, 40 points")
+
+
+def looked_up(points, camera, depth):
+    """Depth (S, P) of the points, and of the pixel that each falls into; where it is in the frame."""
+    inside = camera.to_camera(points.expand(len(camera), -1, -1))
+    column, row = camera_to_pixels(inside, camera.K).floor().long().unbind(-1)
+    height, width = depth.shape[-2:]
+    framed = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    return inside, depth.flatten(1).gather(1, place), framed
+
+
+@wrong_answer("15.9", says="hides itself")
+def seen_without_tolerance(points, camera, depth, tolerance=0.02):
+    inside, surface, framed = looked_up(points, camera, depth)
+    return framed & (inside[..., 2] > 0) & (inside[..., 2] <= surface)
+
+
+@wrong_answer("15.9", says="not a distance")
+def seen_by_distance(points, camera, depth, tolerance=0.02):
+    inside, surface, framed = looked_up(points, camera, depth)
+    return framed & (inside[..., 2] > 0) & (inside.norm(dim=-1) <= surface + tolerance)
+
+
+@wrong_answer("15.9", says="take the floor")
+def seen_at_rounded_pixel(points, camera, depth, tolerance=0.02):
+    inside = camera.to_camera(points.expand(len(camera), -1, -1))
+    column, row = camera_to_pixels(inside, camera.K).round().long().unbind(-1)
+    height, width = depth.shape[-2:]
+    framed = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (inside[..., 2] > 0)
+    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    return framed & (inside[..., 2] <= depth.flatten(1).gather(1, place) + tolerance)
+
+
+@wrong_answer("15.9", says="outside the frame")
+def seen_outside(points, camera, depth, tolerance=0.02):
+    inside, surface, _ = looked_up(points, camera, depth)
+    return (inside[..., 2] > 0) & (inside[..., 2] <= surface + tolerance)
+
+
+@wrong_answer("15.9", says="behind the camera")
+def seen_from_behind(points, camera, depth, tolerance=0.02):
+    inside, surface, framed = looked_up(points, camera, depth)
+    return framed & (inside[..., 2] <= surface + tolerance)
+
+
+# ------------------------------------------------------------------------------------ 15.10 the way a patch looks
+def some_shares(views: int, grid: tuple[int, int], heads: int = 3) -> Tensor:
+    count = grid[0] * grid[1]
+    scores = torch.randn(heads, count, (views + 1) * count, generator=torch.Generator().manual_seed(1))
+    return (2 * scores).softmax(-1)
+
+
+@check_for("15.10")
+def looks_of_a_patch(answer):
+    shares = some_shares(2, (2, 3))
+    given = shares.mean(0)[4, :12]
+    found = answer(shares, 4, 2, (2, 3))
+    expect_tensor(found, (2, 2, 3), torch.float32, what="two views of 2 x 3 patches")
+    expect_not_close(found, given.view(2, 2, 3), "The shares of the given views must sum to 1, without the target's")
+    own = shares.mean(0)[4, -12:]
+    expect_not_close(found, (own / own.sum()).view(2, 2, 3), "The given views come first: cut off the last N columns")
+    most = shares.amax(0)[4, :12]
+    expect_not_close(found, (most / most.sum()).view(2, 2, 3), "Take the mean over the heads, not the largest")
+    mixed = (given / given.sum()).view(2, 3, 2).permute(2, 0, 1)
+    expect_not_close(found, mixed, "All patches of view 1 come first, row by row, then those of view 2")
+    expect_close(found, (given / given.sum()).view(2, 2, 3), "token 4 of 6, two views")
+    shares = some_shares(3, (4, 2))
+    expect_close(answer(shares, 0, 3, (4, 2)), humanram.looks_at(shares, 0, 3, (4, 2)), "token 0 of 8, three views")
+
+
+@wrong_answer("15.10", says="must sum to 1")
+def looks_not_scaled(shares, token, views, grid):
+    return shares.mean(0)[token, : views * grid[0] * grid[1]].view(views, *grid)
+
+
+@wrong_answer("15.10", says="come first: cut off")
+def looks_from_the_end(shares, token, views, grid):
+    given = shares.mean(0)[token, -views * grid[0] * grid[1] :]
+    return (given / given.sum()).view(views, *grid)
+
+
+@wrong_answer("15.10", says="mean over the heads")
+def looks_of_largest(shares, token, views, grid):
+    given = shares.amax(0)[token, : views * grid[0] * grid[1]]
+    return (given / given.sum()).view(views, *grid)
+
+
+@wrong_answer("15.10", says="row by row")
+def looks_interleaved(shares, token, views, grid):
+    given = shares.mean(0)[token, : views * grid[0] * grid[1]]
+    return (given / given.sum()).view(*grid, views).permute(2, 0, 1)
