@@ -812,7 +812,8 @@ class HumanRAM(nn.Module):
         for number, block in enumerate(self.blocks, 1):
             tokens = block(tokens, keep)  # (B * M, (S + 1) * N, D)
             layers += [tokens[:, -grid[0] * grid[1] :]] * self.hooks.count(number)
-        return self.head(layers, grid).sigmoid().unflatten(0, batch["target_rays"].shape[:2])
+        colours = self.head(layers, grid).float().sigmoid()  # in bf16 it is exactly 1 above 6, and stops learning
+        return colours.unflatten(0, batch["target_rays"].shape[:2])
 
     @torch.no_grad()
     def shares(self, batch: Batch, layer: int = -1) -> Tensor:

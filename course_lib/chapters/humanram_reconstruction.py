@@ -349,7 +349,8 @@ class HumanRAM(nn.Module):
         for number, block in enumerate(self.blocks, 1):
             tokens = block(tokens, keep)  # (B * M, (S + 1) * N, D)
             layers += [tokens[:, -grid[0] * grid[1] :]] * self.hooks.count(number)
-        return self.head(layers, grid).sigmoid().unflatten(0, batch["target_rays"].shape[:2])
+        colours = self.head(layers, grid).float().sigmoid()  # in bf16 it is exactly 1 above 6, and stops learning
+        return colours.unflatten(0, batch["target_rays"].shape[:2])
 
     @torch.no_grad()
     def shares(self, batch: Batch, layer: int = -1) -> Tensor:
@@ -587,4 +588,4 @@ def recipe(config: Config, stream: Stream | None, weights: dict[str, Tensor] | N
 SHIPPED = {"scans": Shipped("humanram_reconstruction-scans", CONFIGS["shipped"], f"{RUNS}:reconstructed")}
 
 
-# course build sealed the text above: f9794e40ffbbf803
+# course build sealed the text above: 6da38f318bd58cab
