@@ -445,7 +445,7 @@ def chosen(generator, views, inputs, targets, narrow=2, between=True, wrap=True,
     most = views if inputs == 1 else max(least, views // inputs)
     apart = most if inputs == 1 else int(torch.randint(least, most + 1, (), generator=generator))
     first = int(torch.randint(views, (), generator=generator)) if start is None else start
-    steps = torch.arange(1, apart * max(inputs - 1, 1)) if between else torch.arange(views)
+    steps = torch.arange(1, apart * max(inputs - 1, 1))
     steps = steps[steps % apart > 0] if between else steps
     picked = steps[torch.randperm(len(steps), generator=generator)[:targets]]
     given, asked = first + apart * torch.arange(inputs), first + picked
@@ -458,7 +458,7 @@ def chosen_without_wrapping(generator, views, inputs, targets):
 
 
 @wrong_answer("15.6", says="given and asked for")
-def chosen_from_all(generator, views, inputs, targets):
+def chosen_with_the_given(generator, views, inputs, targets):
     return chosen(generator, views, inputs, targets, between=False)
 
 

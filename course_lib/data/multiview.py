@@ -179,7 +179,7 @@ def make_scans(ring: Ring, numbers: range, workers: int = 2, progress: bool = Tr
     MakeError where another process makes this folder, a worker died or the disk is full: whole files are kept.
     """
     missing = [number for number in numbers if not ring.path(number).exists()]
-    if missing or not (ring.folder / "manifest.json").exists():
+    if missing or not noted(ring).issuperset(ring.path(number).name for number in numbers):
         ring.folder.mkdir(parents=True, exist_ok=True)
         with locked(ring.folder):
             _make_missing(ring, missing, min(workers, len(missing)), progress)
@@ -188,8 +188,15 @@ def make_scans(ring: Ring, numbers: range, workers: int = 2, progress: bool = Tr
     return ring.folder
 
 
+def noted(ring: Ring) -> set[str]:
+    """The names of the files in the folder's manifest."""
+    manifest = ring.folder / "manifest.json"
+    return set(json.loads(manifest.read_text())["files"]) if manifest.exists() else set()
+
+
 def _make_missing(ring: Ring, missing: list[int], workers: int, progress: bool) -> None:
-    with tqdm(total=len(missing), unit="person", desc=ring.folder.name, disable=not progress, mininterval=0.5) as bar:
+    quiet = not progress or not missing
+    with tqdm(total=len(missing), unit="person", desc=ring.folder.name, disable=quiet, mininterval=0.5) as bar:
         try:
             for _ in _made(ring, missing, workers):
                 bar.update()
