@@ -841,15 +841,21 @@ def require_surface(canonical: Tensor, faces: Tensor) -> None:
         )
 
 
+MEAN = 0.9  # of pictures of people on white
+
+
 def initialize(model: HumanRAM) -> None:
-    """Linear maps from N(0, 0.02), in block i of 0, 1, … from N(0, 0.02 / √(2 (i + 1))). LVSM's code. (The DPT head's
-    convolutions begin as PyTorch begins them.)"""
+    """Linear maps from N(0, 0.02), in block i of 0, 1, … from N(0, 0.02 / √(2 (i + 1))). LVSM's code. The DPT head's
+    convolutions begin as PyTorch begins them, but its last one at `MEAN`, our choice: from grey every pixel would first
+    run toward white, all together, and far beyond, where the sigmoid's slope is 0 and nothing is learned any more."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     for module in linear:
         nn.init.normal_(module.weight, std=0.02)
     for index, block in enumerate(model.blocks):
         for module in (block.attn.qkv, block.attn.proj, block.fc1, block.fc2):
             nn.init.normal_(module.weight, std=0.02 / (2 * (index + 1)) ** 0.5)
+    if isinstance(model.head, DptHead):
+        nn.init.constant_(model.head.out.last.bias, math.log(MEAN / (1 - MEAN)))
 
 
 # %% [markdown]
