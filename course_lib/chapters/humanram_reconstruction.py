@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, gelu, grid_sample, layer_norm, scaled_dot_product_attention
 
 from course_lib.chapters import sapiens_pretraining
-from course_lib.chapters.cameras import Camera, plucker_rays
+from course_lib.chapters.cameras import Camera, camera_to_pixels, plucker_rays
 from course_lib.chapters.david_models import Head, ResidualConv, rescaled, resized
 from course_lib.chapters.sapiens_pretraining import MaskedAutoencoder, encoder_state, normalize
 from course_lib.chapters.transformers import RMSNorm, attend, patch_grid, patchify, unpatchify
 from course_lib.recipe import Batch, Cosine, Optimizer, PaperRun, Recipe, Stream
 from course_lib.shipped import Shipped, load
-from course_lib.study import resolved
+from course_lib.study import Study, resolved
 
 
 # Chapter 15, section "1 From novel views to people"
@@ -594,4 +594,58 @@ def recipe(config: Config, stream: Stream | None, weights: dict[str, Tensor] | N
 SHIPPED = {"scans": Shipped("humanram_reconstruction-scans", CONFIGS["shipped"], f"{RUNS}:reconstructed")}
 
 
-# course build sealed the text above: fe10741f544936e1
+# Chapter 15, section "Two answers that learn nothing", exercise 15.9
+def seen_by(points: Tensor, camera: Camera, depth: Tensor, tolerance: float = 0.02) -> Tensor:
+    """Points (P, 3), S cameras and their depth maps (S, H, W), +inf where there is nothing -> whether each camera sees
+    each point, (S, P) bool: inside its frame, in front of it, at most `tolerance` behind what its pixel shows."""
+    inside = camera.to_camera(points.expand(len(camera), -1, -1))  # (S, P, 3)
+    column, row = camera_to_pixels(inside, camera.K).floor().long().unbind(-1)  # (S, P) each
+    height, width = depth.shape[-2:]
+    framed = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (inside[..., 2] > 0)
+    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    return framed & (inside[..., 2] <= depth.flatten(1).gather(1, place) + tolerance)
+
+
+# Chapter 15, section "Where does a patch look?", exercise 15.10
+def looks_at(shares: Tensor, token: int, views: int, grid: tuple[int, int]) -> Tensor:
+    """The shares (h, N, (S + 1) * N) of one target -> where its token number `token` looks among the patches of the S
+    given views: (S, rows, columns), the mean over heads, scaled to a sum of 1."""
+    given = shares.mean(0)[token, : views * grid[0] * grid[1]]  # (S * N)
+    return (given / given.sum()).view(views, *grid)
+
+
+# Chapter 15, section "12 What matters"
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a study: with or without pose image, which head, LayerNorm after patchify, views given in training."""
+
+    pose_image: bool = True
+    head: str = "dpt"
+    token_norm: bool = True
+    inputs: int = 2
+
+
+# Chapter 15, section "12 What matters"
+def arm_config(arm: Arm, steps: int) -> Config:
+    """The configuration of an arm's network."""
+    return Config(
+        64, 128, 4, 4, 512, texture_size=64, texture_channels=8, head=arm.head, features=32, pose_image=arm.pose_image,
+        token_norm=arm.token_norm, inputs=arm.inputs, targets=1, people=96, batch_size=8, steps=steps, lr=1e-3,
+        warmup=20, perceptual=0.0,
+    )  # fmt: skip
+
+
+STUDY_STEPS = 400
+COMPARE = "course_lib.studies.humanram_measure:compare"
+STUDIES = {
+    "pose_image": Study("15.pose_image", "with the pose image or without (LVSM)",
+                        {"with": Arm(), "without": Arm(pose_image=False)}, COMPARE, STUDY_STEPS),
+    "head": Study("15.head", "the head", {"linear": Arm(head="linear"), "dpt": Arm()}, COMPARE, STUDY_STEPS),
+    "token_norm": Study("15.token_norm", "LayerNorm after patchify",
+                        {"with": Arm(), "without": Arm(token_norm=False)}, COMPARE, STUDY_STEPS),
+    "views": Study("15.views", "views given in training", {f"{n}": Arm(inputs=n) for n in (1, 2, 4)}, COMPARE,
+                   STUDY_STEPS),
+}  # fmt: skip
+
+
+# course build sealed the text above: 2fc479149cb33300
