@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from course_lib.chapters import humanram_reconstruction as humanram
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.rendering import interpolate, rasterize
 from course_lib.data.meshes import posed_bodies, skin
+from course_lib.data.multiview import scans
+from course_lib.studies import humanram_measure as measuring
 from course_lib.studies.humanram_measure import (
     Seen,
     colours_at,
@@ -151,3 +154,63 @@ def test_turn_table_goes_round():
     assert centre[0, 2] > 2.4 and centre[2, 0] > 2.4 and torch.allclose(centre[:, 1], centre[0, 1].expand(8), atol=1e-5)
     pixels = cameras.project(torch.zeros(8, 1, 3))
     assert torch.allclose(pixels, torch.tensor(SIDE / 2), atol=1e-3) and torch.equal(cameras.K[3], like.K[0])
+
+
+# ------------------------------------------------------------------------------------------------- held-out people
+@pytest.fixture(scope="module")
+def found(own_data):
+    return scans("test", 1, 32, poses=2, views=6)
+
+
+def test_tasks_ask_for_views_that_are_not_given(found):
+    for count in (1, 2, 4):
+        own, other = (list(measuring.tasks(found, count, unseen)) for unseen in (False, True))
+        assert [(t.source, t.goal) for t in own] == [(0, 0), (1, 1)]
+        assert [(t.source, t.goal) for t in other] == [(0, 1), (1, 0)]
+        assert len(own[0].given.camera) == count and torch.equal(own[0].given.image, other[0].given.image)
+        asked = own[0].batch["target_image"][0]
+        assert not any(torch.equal(one, given) for one in asked for given in own[0].given.image)
+
+
+def test_answers_are_pictures_and_the_bare_body_bounds_projection(found):
+    every = list(measuring.tasks(found, 4))
+    answers = {name: getattr(measuring, name) for name in ("copied", "painted", "bare")}
+    rows = {name: measuring.measure(answer, every) for name, answer in answers.items()}
+    assert rows["bare"]["psnr_box"] > rows["painted"]["psnr_box"] > rows["copied"]["psnr_box"]
+    assert set(rows["bare"]) == {f"{m}{part}" for m in ("psnr", "ssim", "distance") for part in ("", "_box")}
+
+
+def test_growing_colours_what_touches_the_body_by_a_side():
+    picture, on = torch.ones(1, 3, 5, 5), torch.zeros(1, 5, 5, dtype=torch.bool)
+    on[0, 2, 2] = True
+    picture[0, :, 2, 2] = 0.25
+    wide = measuring.grown(picture, on)
+    cross = torch.zeros(5, 5, dtype=torch.bool)
+    cross[2, 1:4] = cross[1:4, 2] = True
+    assert torch.equal(wide[0, 0] == 0.25, cross) and picture.sum() == 75 - 3 * 0.75
+
+
+def test_a_network_turns_and_looks(found):
+    task = next(measuring.tasks(found, 2))
+    config = humanram.CONFIGS["smoke"]
+    torch.manual_seed(0)
+    model = humanram.HumanRAM(config, *humanram.canonical_surface())
+    around = turn_table(3, task.given.camera)
+    assert model(measuring.seen_from(task, around)).shape == (1, 3, 3, 32, 32)
+    assert measuring.drawn(model)(task).shape == task.batch["target_image"][0].shape
+    hit, chance = measuring.found_share(model, task, layer=-1)
+    assert 0 < hit < 1 and 0 < chance < 1
+
+
+def test_true_places_of_a_view_that_is_given_are_its_own_patches(found):
+    task = next(measuring.tasks(found, 6))  # all six views, so the asked one is among them
+    asked = measuring.asked_views(6).tolist()[0]
+    places = measuring.true_places(task, patch=8)
+    row, column = places.patch // 4, places.patch % 4
+    middle = torch.stack([column, row], -1) * 8 + 4.5
+    assert len(places.patch) and (places.pixel[asked] - middle).abs().max() < 0.2 and places.seen[asked].all()
+
+
+def test_a_study_runs(found):
+    rows = measuring.compare(humanram.Arm(pose_image=False, head="linear"), 0, 2)
+    assert set(rows) == {"novel_1", "novel_4", "novel", "unseen"} and all(5 < value < 40 for value in rows.values())
