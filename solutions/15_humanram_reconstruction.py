@@ -1244,9 +1244,9 @@ assert all(torch.isclose((p - true).square().mean(), error) for p in damaged.val
 assert vgg_file().exists() or struck["noise"] > max(struck["blur"], struck["ghost"])
 
 # %% [markdown]
-# *All three have the same MSE; above each its perceptual distance.* The stand-in minds noise most. How large must λ be? That is no question of the two
-# numbers but of their gradients: a term pulls as hard as its slope. We compare them at a prediction that is nearly
-# right.
+# *All three have the same MSE; above each its perceptual distance.* The stand-in minds noise most. How large must λ be?
+# That is no question of the two numbers but of their gradients: a term pulls as hard as its slope. We compare them at a
+# prediction that is nearly right.
 
 # %%
 guess = gaussian_blur2d(true, (9, 9), (0.8, 0.8)).requires_grad_()

@@ -205,7 +205,8 @@ def test_a_missing_view_is_as_if_it_were_not_there_whatever_it_holds():
     missing = {name: v.clone() for name, v in batch.items()} | {"seen": torch.tensor([[True, False]] * 2)}
     missing["image"][:, 1] = torch.nan
     assert torch.allclose(model(missing), model(one), atol=1e-5)
-    assert not torch.allclose(model(batch), model(one), atol=1e-4)
+    same, other = ((model(views) - model(one)).abs().max() for views in (missing, batch))
+    assert other > 3 * same + 1e-6, "the second view changes nothing"
 
 
 def test_no_view_at_all_is_defined():
