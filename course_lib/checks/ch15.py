@@ -467,7 +467,7 @@ def chosen_from_the_first(generator, views, inputs, targets):
     return chosen(generator, views, inputs, targets, start=0)
 
 
-@wrong_answer("15.6", says="equally far apart")
+@wrong_answer("15.6", says="equally far apart|between|fits")
 def chosen_anywhere(generator, views, inputs, targets):
     order = torch.randperm(views, generator=generator)
     return order[:inputs], order[inputs : inputs + targets]
