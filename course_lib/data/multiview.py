@@ -10,8 +10,6 @@ a folder may be filled in any order, continued after a kill, and enlarged.
 """
 
 import json
-import signal
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -31,12 +29,13 @@ from course_lib.chapters.cameras import Camera, plucker_rays
 from course_lib.chapters.rendering import rasterize
 from course_lib.data import views as framing
 from course_lib.data.lighting import sample_lights
-from course_lib.data.make import MakeError, _leave_with_parent, keep_memory, locked
+from course_lib.data.make import MakeError, locked, start_worker, terminate
 from course_lib.data.meshes import skin
 from course_lib.data.person import SPLITS, Person, pose_people
 from course_lib.data.poses import Skeleton, sample_pose
 from course_lib.data.render import render_scene
 from course_lib.data.sequences import MOTIONS, sample_sequence
+from course_lib.data.sets import when_free
 from course_lib.data.streams import GeneratedStream
 from course_lib.data.worlds import identity
 from course_lib.files import draft, file_hash, write_atomic
@@ -213,22 +212,14 @@ def _made(ring: Ring, missing: list[int], workers: int):
     if workers == 0:
         yield from (write_person(ring, number) for number in missing)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
     try:
         yield from (done.result() for done in as_completed([pool.submit(write_person, ring, n) for n in missing]))
     except BaseException:  # Ctrl-C too: files in the making are drafts under other names
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            process.terminate()
+        terminate(pool)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    keep_memory()
 
 
 # ---------------------------------------------------------------- in memory
@@ -329,12 +320,14 @@ def scans(
     """The first `count` people of a split as scans, rendered where they are not there yet.
 
     poses: of each person, or frames of a motion (walking, waving, ...; 25 a second). views: cameras around each.
-    workers: processes that render, 2 unless said (none at smoke scale). ScanError, MakeError.
+    workers: processes that render, 2 unless said (none at smoke scale); another that renders them is waited for.
+    ScanError, MakeError.
     """
     if count < 1:
         raise ScanError(f"scans of {count} people: give 1 or more")
     ring, small = Ring(split, size, poses, views, motion), scale() == "smoke"
-    make_scans(ring, range(count), (0 if small else 2) if workers is None else workers, progress=not small)
+    workers = (0 if small else 2) if workers is None else workers
+    when_free(lambda: make_scans(ring, range(count), workers, progress=not small))
     return read_scans(ring, count)
 
 
