@@ -1,7 +1,7 @@
 """HumanRAM: made by `course build` from solutions/15_humanram_reconstruction.py. Edit there, never here."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -517,7 +517,7 @@ def perceptual_distance(prediction: Tensor, target: Tensor, network: nn.Module |
 
 # Chapter 15, section "7 The loss"
 def reconstruction_loss(model: nn.Module, batch: Batch, weight: float, network: nn.Module | None) -> dict[str, Tensor]:
-    """Equation (15.21): the mean squared error of the target views, plus `weight` times their perceptual distance."""
+    """Equation (15.7): the mean squared error of the target views, plus `weight` times their perceptual distance."""
     prediction, target = model(batch).flatten(0, 1), batch["target_image"].flatten(0, 1)
     squared = (prediction - target).square().mean()
     if not weight:
@@ -537,7 +537,7 @@ def masked_psnr(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 # Chapter 15, section "8 Training", exercise 15.8
 def learning_rate(step: int, steps: int, peak: float = 4e-4, warmup: int = 2500) -> float:
-    """The learning rate of step 0, 1, … of `steps`, equation (15.23): up in a line, then down half a cosine to 0."""
+    """The learning rate of step 0, 1, … of `steps`, equation (15.9): up in a line, then down half a cosine to 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
@@ -589,6 +589,12 @@ def recipe(config: Config, stream: Stream | None, weights: dict[str, Tensor] | N
         example=partial(example, config),
         paper=config.paper,
     )
+
+
+# Chapter 15, section "8 Training"
+def generate(config: Config) -> Callable:
+    """For a launch: (generator, samples) -> a batch of the training people's scans, which lie in the data folder."""
+    return resolved(f"{RUNS}:stream")(config).make
 
 
 SHIPPED = {"scans": Shipped("humanram_reconstruction-scans", CONFIGS["shipped"], f"{RUNS}:reconstructed")}
@@ -648,4 +654,4 @@ STUDIES = {
 }  # fmt: skip
 
 
-# course build sealed the text above: 2fc479149cb33300
+# course build sealed the text above: 451486e62cff24a4

@@ -256,7 +256,9 @@ def sequences(answer):
     meant = torch.stack([torch.cat([seen[n // 2].repeat_interleave(4), torch.ones(4).bool()]) for n in range(4)])
     expect(keep.dtype == torch.bool, f"who may be listened to is {keep.dtype}, torch.bool was expected")
     expect(keep[:, 12:].all(), "The target's own tokens are left out: they may always be listened to")
-    expect(not torch.equal(keep, ~meant), "True and False are exchanged: True is who may be listened to")
+    expect(
+        not torch.equal(keep[:, :12], ~meant[:, :12]), "True and False are exchanged: True is who may be listened to"
+    )
     where = f"{int((keep != meant).sum())} of {meant.numel()} are off. A view's {4} tokens stand one after the other"
     expect(torch.equal(keep, meant), f"who may be listened to: {where}, and share its seen")
 
@@ -279,6 +281,11 @@ def assemble_deaf(inputs, queries, seen=None):
     if keep is not None:
         keep[:, -queries.shape[2] :] = False
     return sequence, keep
+
+
+@wrong_answer("15.4", says="exchanged")
+def assemble_exchanged(inputs, queries, seen=None):
+    return humanram.assemble(inputs, queries, None if seen is None else ~seen)
 
 
 @wrong_answer("15.4", says="one after the other")
@@ -329,7 +336,10 @@ def attention_of_views(answer):
     expect_close(found, plain_attention(nq, nk, v), "the answers where all are listened to")
     keep = torch.tensor([[True, True, False, False, True, True], [True, False, True, True, True, True]])
     found = answer(q, k, v, norms, keep)
-    expect_finite(found, "the answers where some are not listened to")
+    expect(
+        not found.isnan().any(),
+        "Some rows have nobody to listen to (all -inf makes NaN): mask the columns, who is heard, not the rows",
+    )
     right = plain_attention(nq, nk, v, keep)
     expect_not_close(found, plain_attention(nq, nk, v), "keep was ignored: all tokens were listened to")
     expect_not_close(found, plain_attention(nq, nk, v, ~keep), "keep was turned around: True is who is listened to")
@@ -358,6 +368,13 @@ def attention_normed_queries(q, k, v, norms, keep=None):
 def attention_masked_rows(q, k, v, norms, keep=None):
     found = humanram.view_attention(q, k, v, norms, keep)
     return found if keep is None else found * keep[:, None, :, None]
+
+
+@wrong_answer("15.5", says="nobody to listen to")
+def attention_rows_to_nothing(q, k, v, norms, keep=None):
+    scores = norms[0](q) @ norms[1](k).mT * q.shape[-1] ** -0.5
+    scores = scores if keep is None else scores.masked_fill(~keep[:, None, :, None], -torch.inf)
+    return scores.softmax(-1) @ v
 
 
 @wrong_answer("15.5", says="values were normalised")
@@ -402,7 +419,7 @@ def even_gap(given: list[int], views: int) -> int:
 
 @check_for("15.6")
 def views_in_between(answer):
-    for views, inputs, targets in ((12, 2, 2), (12, 4, 4), (10, 2, 1)):
+    for views, inputs, targets in ((12, 2, 2), (12, 4, 4), (10, 2, 1), (12, 3, 3)):
         kinds = set()
         for given, asked in draws(answer, views, inputs, targets):
             what = f"of {views} views were given {given} and asked for {asked}"
@@ -433,21 +450,31 @@ def views_in_between(answer):
             f"{least}, the least with enough in between, to {most} should come up",
         )
     expect(len({tuple(asked) for _, asked in draws(answer, 12, 2, 2)}) > 8, "the views to draw are hardly random")
+    expect(
+        draws(answer, 12, 2, 2, 5) == draws(answer, 12, 2, 2, 5),
+        "the same generator gives other views: hand `generator` to every draw",
+    )
+    for views, inputs, targets in ((4, 2, 2), (3, 2, 1), (4, 1, 4)):
+        try:
+            answer(torch.Generator(), views, inputs, targets)
+        except ValueError:
+            continue
+        expect(False, f"{inputs} given and {targets} asked for of {views} views can't be: raise a ValueError")
     alone = draws(answer, 6, 1, 3)
     expect(all(not set(given) & set(asked) for given, asked in alone), "with one view given, it is asked for as well")
     seen = {(view - given[0]) % 6 for given, asked in alone for view in asked}
     expect(seen == {1, 2, 3, 4, 5}, "with one view given, any of the others may be asked for")
 
 
-def chosen(generator, views, inputs, targets, narrow=2, between=True, wrap=True, start=None):
+def chosen(generator, views, inputs, targets, narrow=2, between=True, wrap=True, start=None, most=None, seeded=True):
     """The right answer, with what may go wrong."""
     least = 2 if inputs == 1 else max(narrow, 1 + -(-targets // (inputs - 1)))
-    most = views if inputs == 1 else max(least, views // inputs)
+    most = views if inputs == 1 else most or max(least, views // inputs)
     apart = most if inputs == 1 else int(torch.randint(least, most + 1, (), generator=generator))
     first = int(torch.randint(views, (), generator=generator)) if start is None else start
     steps = torch.arange(1, apart * max(inputs - 1, 1))
     steps = steps[steps % apart > 0] if between else steps
-    picked = steps[torch.randperm(len(steps), generator=generator)[:targets]]
+    picked = steps[torch.randperm(len(steps), generator=generator if seeded else None)[:targets]]
     given, asked = first + apart * torch.arange(inputs), first + picked
     return (given % views, asked % views) if wrap else (given, asked)
 
@@ -465,6 +492,25 @@ def chosen_with_the_given(generator, views, inputs, targets):
 @wrong_answer("15.6", says="nearly always the same")
 def chosen_from_the_first(generator, views, inputs, targets):
     return chosen(generator, views, inputs, targets, start=0)
+
+
+@wrong_answer("15.6", says="more than fits around the ring")
+def chosen_too_wide(generator, views, inputs, targets):
+    most = min(views // 2, (views - 1) // max(1, inputs - 1))
+    return chosen(generator, views, inputs, targets, most=most)
+
+
+@wrong_answer("15.6", says="hand `generator` to every draw")
+def chosen_without_the_generator(generator, views, inputs, targets):
+    return chosen(generator, views, inputs, targets, seeded=False)
+
+
+@wrong_answer("15.6", says="raise a ValueError")
+def chosen_or_nothing(generator, views, inputs, targets):
+    try:
+        return humanram.choose_views(generator, views, inputs, targets)
+    except ValueError:
+        return None
 
 
 @wrong_answer("15.6", says="equally far apart|between|fits")
@@ -486,7 +532,7 @@ SHARE = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(8)) > torch.
 
 
 def decibels(prediction: Tensor, target: Tensor, mask: Tensor, clip: bool = True) -> Tensor:
-    """(15.22), picture by picture."""
+    """(15.8), picture by picture."""
     prediction = prediction.clamp(0, 1) if clip else prediction
     return torch.stack(
         [-10 * (p - t)[:, m].square().mean().log10() for p, t, m in zip(prediction, target, mask, strict=True)]
@@ -521,6 +567,8 @@ def psnr_on_a_mask(answer):
     expect_not_close(found, -right, "PSNR falls as the error grows: 10 log10(1 / error)", atol=1e-3)
     expect_not_close(found, right * torch.tensor(10.0).log(), "log10, not the natural logarithm", atol=1e-3)
     expect_close(found, right, "the PSNR of three pictures on their masks", atol=1e-3)
+    none = answer(prediction, target, torch.zeros_like(SHARE))
+    expect(bool(none.isnan().all()), f"a mask without pixels has no PSNR: NaN, not {none.tolist()}")
     same = answer(target, target, SHARE)
     expect(bool(torch.isinf(same).all()), f"equal pictures have infinite PSNR, not {same.tolist()}: add no epsilon")
 
@@ -548,6 +596,12 @@ def psnr_unclipped(prediction, target, mask):
     return -10 * ((squared * mask).sum((1, 2)) / mask.sum((1, 2))).log10()
 
 
+@wrong_answer("15.7", says="without pixels has no PSNR")
+def psnr_of_nothing(prediction, target, mask):
+    squared = (prediction.clamp(0, 1) - target).square().mean(1)
+    return -10 * ((squared * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).log10()
+
+
 @wrong_answer("15.7", says="epsilon")
 def psnr_with_epsilon(prediction, target, mask):
     squared = (prediction.clamp(0, 1) - target).square().mean(1)
@@ -568,7 +622,7 @@ def cosine_with_warmup(answer):
     late = peak * (1 + (math.pi * torch.arange(warmup, steps, dtype=torch.float64) / steps).cos()) / 2
     expect_not_close(found[warmup:], late, "The cosine's share is counted from the end of the warm-up", atol=1e-9)
     line = peak * (1 - share)
-    expect_not_close(found[warmup:], line, "A straight line came back: (15.23) falls like half a cosine", atol=1e-9)
+    expect_not_close(found[warmup:], line, "A straight line came back: (15.9) falls like half a cosine", atol=1e-9)
     double = peak * (1 + (2 * math.pi * share).cos()) / 2
     expect_not_close(
         found[warmup:], double, "A whole cosine falls and rises again: half of one, π and not 2π", atol=1e-9
@@ -642,7 +696,7 @@ def sees_points(answer):
     expect(seen(at_pixel(5.2, 3.5, 3.0)), "Place 5.2 is in pixel 5, which shows nothing: a point there is seen")
     expect(seen(at_pixel(7.5, 2.5, 3.0)), "Column 7, row 2 is in the picture (6 rows, 10 columns), and shows nothing")
     for x, y in ((13.5, 3.5), (-1.5, 3.5), (7.5, 8.5), (7.5, -1.5)):
-        expect(not seen(at_pixel(x, y, 3.0)), f"A point at ({x}, {y}) is outside the frame: it isn't seen")
+        expect(not seen(at_pixel(x, y, 1.5)), f"A point at ({x}, {y}) is outside the frame: it isn't seen")
     expect(not seen(torch.tensor([[0.0, 0.0, -3.0]])), "A point behind the camera, z < 0, isn't seen")
     eye = torch.tensor([[0.3, 0.2, -1.0], [2.0, 0.5, 3.0], [-2.0, 0.1, 3.0]])
     around = Camera.look_at(eye, torch.tensor([0.0, 0.0, 2.0]), focal=12.0, size=(6, 10))
@@ -688,6 +742,14 @@ def seen_at_rounded_pixel(points, camera, depth, tolerance=0.02):
 def seen_outside(points, camera, depth, tolerance=0.02):
     inside, surface, _ = looked_up(points, camera, depth)
     return (inside[..., 2] > 0) & (inside[..., 2] <= surface + tolerance)
+
+
+@wrong_answer("15.9", says=r"at \(-1.5, 3.5\) is outside the frame")
+def seen_left_of_the_frame(points, camera, depth, tolerance=0.02):
+    inside, surface, framed = looked_up(points, camera, depth)
+    column, row = camera_to_pixels(inside, camera.K).unbind(-1)
+    left = (column < 0) & (row >= 0) & (row < depth.shape[-2])
+    return (framed | left) & (inside[..., 2] > 0) & (inside[..., 2] <= surface + tolerance)
 
 
 @wrong_answer("15.9", says="behind the camera")
