@@ -23,6 +23,8 @@ from course_lib.launch import jobs, prove, script, worker
 from course_lib.launch.plan import byte_count, counted, short
 from course_lib.launch.trace import trace
 from course_lib.recipe import Optimizer, PaperRun, Recipe
+from course_lib.train.checkpoint import CheckpointError
+from course_lib.train.weights import save_weights
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 
@@ -353,6 +355,20 @@ def test_the_worker_takes_data_from_shards_chapter_or_example(monkeypatch, tmp_p
     a_folder(tmp_path / "data")
     batch = next(worker.recipe_of(options("--data", str(tmp_path / "data"))).stream.batches(0, 8))
     assert batch["x"].shape == (8, 16, 8)
+
+
+def test_a_run_can_begin_with_the_weights_of_an_earlier_stage(tmp_path):
+    def options(*words):
+        return worker.parsed(["--chapter", "toy_chapter", "--config", "smoke", "--out", "x", *words])
+
+    earlier = worker.recipe_of(options()).model()
+    save_weights(earlier, tmp_path / "stage1.safetensors", torch.float32)
+    begun = worker.recipe_of(options("--start", str(tmp_path / "stage1.safetensors"))).model()
+    assert all(torch.equal(a, b) for a, b in zip(begun.parameters(), earlier.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match="nothing.safetensors"):
+        worker.recipe_of(options("--start", str(tmp_path / "nothing.safetensors"))).model()
+    text = launch.job(toy_chapter, "smoke", 1, 2).script(start="runs/stage1/step-00000010")
+    assert "--start runs/stage1/step-00000010" in text
 
 
 def on_shards(monkeypatch) -> None:

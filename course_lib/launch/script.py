@@ -57,6 +57,7 @@ def script(
     *,
     data: str | Path | Sequence[str | Path] = (),
     out: str | Path | None = None,
+    start: str | Path | None = None,
     time: str = "24:00:00",
     partition: str | None = None,
     account: str | None = None,
@@ -68,13 +69,15 @@ def script(
 ) -> str:
     """The text for sbatch.
 
-    data: folders of shards. out: the run's folder, `runs/NAME` if None; all machines must see both. time: of one turn,
+    data: folders of shards. out: the run's folder, `runs/NAME` if None. start: weights to begin with, such as the last
+    checkpoint of an earlier stage. All machines must see all of them. time: of one turn,
     after which the job goes back into the queue. container: an image for srun (pyxis). setup: lines of shell before the
     run, such as `module load cuda`. workers: processes that read ahead for a GPU. restarts: in a turn, after a loss.
     ValueError for a value of more than one line."""
     out = Path(out or Path("runs") / job.name)
     folders = [data] if isinstance(data, str | Path) else data
     words = ["-m", "course_lib.launch.worker", *job.arguments(), "--out", out.as_posix()]
+    words += ["--start", Path(start).as_posix()] if start else []
     words += ["--data", *map(str, folders), "--workers", str(workers)] if folders else []
     cpus = cpus_per_gpu * job.gpus_per_node
     exports = [f"export {name}={value}" for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": 4}.items()]

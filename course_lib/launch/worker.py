@@ -5,17 +5,22 @@ It trains the chapter's recipe with `fit`, from the newest whole checkpoint in t
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from course_lib.launch.jobs import chapter_module, chosen, overridden, parse_settings
 from course_lib.launch.plan import with_example
 from course_lib.recipe import Recipe
 from course_lib.train import Run, fit
+from course_lib.train.weights import load_weights
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LINES = 100  # that a run prints
@@ -29,6 +34,7 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parallel", default="auto", help="as in fit")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints and logs")
     parser.add_argument("--data", type=Path, nargs="+", help="folders of shards")
+    parser.add_argument("--start", type=Path, help="weights to begin with: a file, or a checkpoint of an earlier stage")
     parser.add_argument("--example", action="store_true", help="train on the recipe's example batches, without data")
     parser.add_argument("--workers", type=int, default=0, help="processes that read ahead, for each GPU")
     parser.add_argument("--save-every", type=int, help="steps between checkpoints; default: a tenth of the run")
@@ -38,6 +44,22 @@ def parsed(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The chapter's recipe with the stream and the weights that the options ask for. ValueError where data is missing,
+    CheckpointError where the weights are of another model."""
+    recipe = with_stream(options)
+    if options.start is None:
+        return recipe
+    return dataclasses.replace(recipe, model=partial(filled, recipe.model, options.start))
+
+
+def filled(make: Callable[[], nn.Module], start: Path) -> nn.Module:
+    """A new model with the weights of a file or a checkpoint."""
+    model = make()
+    load_weights(model, start)
+    return model
+
+
+def with_stream(options: argparse.Namespace) -> Recipe:
     """The chapter's recipe with the stream that the options ask for. ValueError where the data is missing."""
     from course_lib.data.streams import GeneratedStream, ShardStream
 
