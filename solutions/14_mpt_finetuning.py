@@ -954,7 +954,7 @@ print(f"{WHOLE.title}{'' if whole_rows else ': no records yet, `course study 14.
 print(f"{'PCK, τ = 0.05':16s}" + "".join(f"{name:>16s}" for name in measured.COLUMNS))
 for name, row in whole_rows.items():
     print(f"{name:16s}" + "".join(f"{row[key][0]:9.3f} ± {row[key][1]:.3f}" for key in measured.COLUMNS))
-if whole_rows:
+if len(whole_rows) == len(WHOLE.arms):
     pair = [row["margin 1.2"] for row in whole_rows.values()]
     far = study.beyond_spread(*pair)
     print(f"whole pictures cost {pair[0][0] - pair[1][0]:+.3f} PCK, {'beyond' if far else 'within'} the spread")
@@ -1932,7 +1932,7 @@ for name, asked in mine.items():
     for arm, row in rows[name].items():
         words = (f"{key} {row[key][0]:6.1f} ± {row[key][1]:.1f}" for key in ("mpjpe", "pa_mpjpe", "mpvpe"))
         print(f"  {arm:10s}", ", ".join(words))
-if rows["pretraining"]:
+if set(rows["pretraining"]) == {"with", "without"}:
     pair = [rows["pretraining"][arm]["mpjpe"] for arm in ("with", "without")]
     far = study.beyond_spread(*pair)
     print(f"MPJPE with and without pretraining differ {'beyond' if far else 'within'} the spread")
