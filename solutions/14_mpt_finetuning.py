@@ -1850,9 +1850,9 @@ plt.show()
 # dot. Look at the maps, too. And mind the row "not fine-tuned": a pose network's maps may answer to more than one joint
 # already *before*, where it can't tell left from right. What fine-tuning adds is the difference of the two.
 #
-# In our runs it adds little: the numbers grow with fine-tuning, and the maps stay dots. No map has become what Fig. 2
-# shows. The paper fine-tunes for 80 epochs, ours are some hundred or thousand steps, at a quarter of the
-# transformer's rate for the pose network.
+# In our runs it adds a little: the numbers grow with fine-tuning, and faint spots come up at other joints. But every
+# map is still mostly its old dot; none has become what Fig. 2 shows. The paper fine-tunes for 80 epochs, ours are some
+# hundred or thousand steps, at a quarter of the transformer's rate for the pose network.
 
 # %% [markdown]
 # ## 10 What is each part worth?
