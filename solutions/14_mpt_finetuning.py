@@ -2025,7 +2025,8 @@ plt.show()
 
 # %% [markdown]
 # *Pictures and answers.* A network that was trained on whole people makes a whole person of whatever it is shown, and
-# never says that it isn't sure. How good the answer is, one has to look: nothing in it says so.
+# never says that it isn't sure. The shipped one is wrong both times: a small whole figure before her chest, and
+# something thin that hangs down into the black. How good an answer is, one has to look: nothing in it says so.
 #
 # **Your own**: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None]`, and a box around the
 # whole person, `[left, top, right, bottom]` in pixels.
