@@ -21,6 +21,7 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, clipped, image_field, mask_box, points_field
+from course_lib.real.lens import seen_at
 from course_lib.real.safe import read_image, read_mask, read_npz
 from course_lib.real.source import Item, Source
 
@@ -96,7 +97,7 @@ class GenericPoses(Source):
         if "points" in table:
             found["points"] = expect(table, path, "points", ("N", "J", 2), nan=True, sizes=sizes)
             apart = self.option("apart")
-            check_reprojection(projected(seen, found["K"]), found["points"], path, "points", apart)
+            check_reprojection(seen_at(seen, found["K"]), found["points"], path, "points", apart)
         return found
 
     def read(self, item: Item) -> list[Sample]:
@@ -140,12 +141,6 @@ def check_distance(points: np.ndarray, path: Path) -> None:
         expect(middle, path, "t", (), low=300, high=200_000, unit="millimetres")
 
 
-def projected(seen: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """Points (N, J, 3) in camera axes, K (N, 3, 3) -> pixels (N, J, 2); NaN behind the camera."""
-    spots = np.einsum("nij,nkj->nki", K, seen)
-    return np.where(seen[..., 2:] > 0, spots[..., :2] / np.maximum(spots[..., 2:], 1e-6), np.nan)
-
-
 def person(table: dict, row: int, name: str, size: tuple[int, int], mask: np.ndarray | None) -> PersonLabel:
     """The label of a row."""
     joints = table["joints"][row] / METRE if "joints" in table else None
@@ -153,7 +148,7 @@ def person(table: dict, row: int, name: str, size: tuple[int, int], mask: np.nda
         spots = table["points"][row]
     else:
         seen = joints @ table["R"][row].T + table["t"][row] / METRE
-        spots = projected(seen[None], table["K"][row : row + 1])[0]
+        spots = seen_at(seen, table["K"][row])
     if not ((spots >= 0) & (spots < size[::-1])).all(1).any():
         raise differs(
             f"row {row}", "joints", "some in the picture", "none", "do K, R, t and the picture belong together?"

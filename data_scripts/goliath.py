@@ -26,9 +26,9 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, image_field, mask_box
-from course_lib.real.lenses import to_course
+from course_lib.real.lens import to_course
 from course_lib.real.overlay import project
-from course_lib.real.safe import BROKEN, open_zip, read_image, read_json, read_mask, unreadable
+from course_lib.real.safe import BROKEN, open_zip, problem_with, read_image, read_json, read_mask, unreadable
 from course_lib.real.scans import Scan, checked_scan, picture_of, read_ply
 from course_lib.real.source import Item, Source
 
@@ -122,19 +122,9 @@ class Goliath(Source):
                 elif f"{frame:06d}.ply" not in scans:
                     problem = f"{shown(file)}: expected scan_mesh/scan_mesh.zip with {frame:06d}.ply, found none"
                 elif frame not in wrong:
-                    wrong[frame] = self.wrong_scan(folder, frame)
+                    wrong[frame] = problem_with(self.scan, folder, frame)
                 key = f"{subject}-{subset}-{camera}-{frame:06d}"
                 yield Item(key, (subset, subject, file, camera, frame), problem or wrong[frame])
-
-    def wrong_scan(self, folder: Path, frame: int) -> str:
-        """What is wrong with a scan, "" for nothing."""
-        try:
-            self.scan(folder, frame)
-        except SourceError as error:
-            if type(error) is not SourceError:
-                raise
-            return str(error)
-        return ""
 
     def calibration(self, file: str) -> dict[int, dict[str, np.ndarray]]:
         """Camera -> K (3, 3) for pictures of FULL, R (3, 3), t (3,) metres. SourceError."""

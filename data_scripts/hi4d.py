@@ -15,7 +15,6 @@ from course_lib.chapters.cameras import Camera
 from course_lib.data.schema import PersonLabel, Sample
 from course_lib.real.bodies import from_family, gender_of
 from course_lib.real.checks import (
-    SourceError,
     check_in_front,
     check_intrinsics,
     check_people,
@@ -27,11 +26,11 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, clipped, image_field, mask_box, points_field
-from course_lib.real.lenses import to_course, undistorted
+from course_lib.real.lens import to_course, undistorted
 from course_lib.real.overlay import project
-from course_lib.real.safe import UnsafeFile, read_image, read_mask, read_npz
+from course_lib.real.safe import problem_with, read_image, read_mask, read_npz
 from course_lib.real.scans import Scan, checked_scan, picture_of, read_obj
-from course_lib.real.source import Item, Source
+from course_lib.real.source import Item, Source, numbers_in
 
 TEST_PAIRS, TEST_CAMERA = ("pair28", "pair32", "pair37"), 4
 INTRINSICS = ("intirnsics", "intrinsics")  # the release's own spelling comes first
@@ -98,19 +97,22 @@ class Hi4D(Source):
         wanted = str(TEST_CAMERA) if self.option("split") == "test" else self.option("cameras")
         if wanted == "all":
             return ids
-        found = [int(part) if part.strip().isdecimal() else -1 for part in wanted.split(",")]
+        found = numbers_in(wanted)
         if not set(found) <= set(ids):
             raise differs(self.root / group, "ids", f"the cameras {wanted}", str(ids))
         return found
 
     def sequence(self, group: str) -> dict:
-        """start, end, genders, ids; K (C, 3, 3), R, t, D of the cameras. SourceError."""
+        """scene, its number among all that are there; start, end, genders, ids; K (C, 3, 3), R, t, D of the cameras.
+        SourceError."""
         path = self.root / group
         table = read_npz(path)
         found = {name: number(table, path, name) for name in ("start", "end")}
         if not 0 <= found["start"] <= found["end"]:
             raise differs(path, "start, end", "a first and a last frame", str(found))
         found["genders"] = [gender_of(g, path, "genders") for g in expect(table, path, "genders", (2,), "U")]
+        every = sorted(path.parent for path in self.root.glob(self.pattern))
+        found["scene"] = every.index(path.parent)
         path = path.parent / "cameras" / "rgb_cameras.npz"
         table = read_npz(path)
         key = next((name for name in INTRINSICS if name in table), INTRINSICS[0])
@@ -127,15 +129,8 @@ class Hi4D(Source):
 
     def wrong_frame(self, folder: Path, frame: int) -> str:
         """What is wrong with a frame's fit or scan, "" for nothing."""
-        try:
-            read_fit(folder / "smpl" / f"{frame:06d}.npz")
-            if self.geometry():
-                self.scan(folder, frame)
-        except UnsafeFile:
-            raise
-        except SourceError as error:
-            return str(error)
-        return ""
+        wrong = problem_with(read_fit, folder / "smpl" / f"{frame:06d}.npz")
+        return wrong or (problem_with(self.scan, folder, frame) if self.geometry() else "")
 
     def scan(self, folder: Path, frame: int) -> Scan:
         """Both people's scan, metres in the world."""
@@ -151,8 +146,9 @@ class Hi4D(Source):
         pixels = read_image(folder / image_name(frame, camera))
         size = pixels.shape[:2]
         check_intrinsics(K, folder / "cameras/rgb_cameras.npz", f"camera {camera}", size)
-        sample = Sample(scene=self.scene(group), view=camera, frame=frame)
-        sample.image, sample.K = image_field(undistorted(pixels, K, distortion)), to_course(K).astype(np.float32)
+        K = to_course(K)
+        sample = Sample(scene=table["scene"], view=camera, frame=frame)
+        sample.image, sample.K = image_field(undistorted(pixels, K, distortion)), K.astype(np.float32)
         sample.R, sample.t = table["R"][at].astype(np.float32), table["t"][at].astype(np.float32)
         masks = [read_mask(folder / mask_name(frame, camera, who), size=size) > 0 for who in ("0", "1")]
         sample.instances = undistorted(np.where(masks[1], 2, masks[0]).astype(np.uint8), K, distortion)
@@ -164,10 +160,6 @@ class Hi4D(Source):
         if self.geometry():
             self.draw(sample, folder, frame)
         return [sample]
-
-    def scene(self, group: str) -> int:
-        """The sequence's number among all that are there."""
-        return sorted(path.parent for path in self.root.glob(self.pattern)).index((self.root / group).parent)
 
     def person(self, fit: dict, who: int, sample: Sample, table: dict, group: str) -> PersonLabel:
         """One of the two."""

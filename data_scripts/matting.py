@@ -13,10 +13,10 @@ from PIL import Image
 
 from course_lib.data.schema import PersonLabel, Sample
 from course_lib.files import text_hash
-from course_lib.real.checks import SourceError, differs, shown
+from course_lib.real.checks import differs, shown
 from course_lib.real.convert import main
 from course_lib.real.labels import image_field, mask_box
-from course_lib.real.safe import BROKEN, UnsafeFile, open_image, read_image, read_mask, unreadable
+from course_lib.real.safe import BROKEN, open_image, problem_with, read_image, read_mask, unreadable
 from course_lib.real.source import Item, Source
 
 # set -> (folder of the pictures, folder of the mattes), the first pair that is there
@@ -110,18 +110,12 @@ class Matting(Source):
 
     def checked_pair(self, image: str, matte: str) -> tuple[str, str]:
         """The matte's path with its ending, and what is wrong with the pair, "" for nothing."""
-        try:
-            if matte:
-                found = [m for m in (f"{matte}{ending}" for ending in PICTURES) if (self.root / m).is_file()]
-                if not found:
-                    raise differs(f"{matte}.png", "the file", "the matte of a picture", "no such file")
-                matte = found[0]
-            self.alpha(image, matte)
-        except UnsafeFile:
-            raise
-        except SourceError as error:
-            return matte, str(error)
-        return matte, ""
+        if matte:
+            found = [m for m in (f"{matte}{ending}" for ending in PICTURES) if (self.root / m).is_file()]
+            if not found:
+                return matte, str(differs(f"{matte}.png", "the file", "the matte of a picture", "no such file"))
+            matte = found[0]
+        return matte, problem_with(self.alpha, image, matte)
 
     def alpha(self, image: str, matte: str) -> np.ndarray:
         """The matte (H, W) float32 of a picture, or its fourth channel. SourceError unless somebody is in it."""

@@ -192,7 +192,7 @@ class MpiInf3dhp(Source):
         )
         picture = path.parent / "imageSequence" / picture_name(camera, frame, train)
         image = read_image(picture, size=view["size"])
-        if "lens" in view and view["lens"].any():
+        if "lens" in view:
             image = undistorted(image, view["K"], view["lens"])
         return [self.sample(item, image_field(image), joints, view)]
 

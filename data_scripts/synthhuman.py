@@ -24,7 +24,7 @@ from course_lib.data.synthhuman import (
 from course_lib.real.checks import SourceError, check_intrinsics, checked, differs
 from course_lib.real.convert import main
 from course_lib.real.labels import mask_box
-from course_lib.real.safe import UnsafeFile, opened, read_image, read_mask
+from course_lib.real.safe import opened, problem_with, read_image, read_mask
 from course_lib.real.source import Item, Source
 
 CHUNK = 200  # samples that are looked at together
@@ -80,16 +80,9 @@ class SynthHumanRelease(Source):
 
     def problem(self, folder: str, index: int, whole: bool) -> str:
         """What is wrong with a sample, "" for nothing. whole: its pixels are looked at too."""
-        try:
-            if whole:
-                self.sample(folder, index)
-            else:
-                check_files(self.root / folder, index)
-        except UnsafeFile:
-            raise
-        except SourceError as error:
-            return str(error)
-        return ""
+        if whole:
+            return problem_with(self.sample, folder, index)
+        return problem_with(check_files, self.root / folder, index)
 
     def read(self, item: Item) -> list[Sample]:
         """A sample."""

@@ -25,6 +25,7 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, clipped, image_field, points_field
+from course_lib.real.lens import seen_at
 from course_lib.real.safe import read_image, read_pickle
 from course_lib.real.source import Item, Source
 
@@ -148,9 +149,7 @@ def of_people(table: dict, path: Path, key: str, shape: tuple, sizes: dict) -> l
 
 def projected(points: np.ndarray, camera: np.ndarray, K: np.ndarray) -> np.ndarray:
     """World points (N, J, 3), cameras (N, 4, 4) -> pixels (N, J, 2); NaN behind the camera."""
-    seen = in_camera(points, camera)
-    spots = seen @ K.T
-    return np.where(seen[..., 2:] > 1e-3, spots[..., :2] / np.maximum(spots[..., 2:], 1e-3), np.nan)
+    return seen_at(in_camera(points, camera), K)
 
 
 def in_camera(points: np.ndarray, camera: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from scipy.spatial.transform import Rotation
 from course_lib.data.schema import PersonLabel, Sample
 from course_lib.real.bodies import FamilyBody, body_of, from_family
 from course_lib.real.checks import (
-    SourceError,
     check_intrinsics,
     check_people,
     check_rotation,
@@ -27,10 +26,10 @@ from course_lib.real.checks import (
 )
 from course_lib.real.convert import main
 from course_lib.real.labels import box_around, image_field, mask_box, points_field
-from course_lib.real.lenses import to_course, undistorted
+from course_lib.real.lens import to_course, undistorted
 from course_lib.real.overlay import project
-from course_lib.real.safe import UnsafeFile, read_image, read_mask, read_npy
-from course_lib.real.source import Item, Source
+from course_lib.real.safe import problem_with, read_image, read_mask, read_npy
+from course_lib.real.source import Item, Source, numbers_in
 
 METRE = 1000.0  # millimetres
 OLD = ("CoreView_313", "CoreView_315")  # whose pictures are called ..._0001_2019-08-23_....jpg and begin with 1
@@ -77,25 +76,15 @@ class ZJUMoCap(Source):
                 image = table["ims"][frame][camera]
                 problem, number = self.problem(folder, image), number_of(image, folder.name)
                 if not problem and number not in wrong:
-                    wrong[number] = self.wrong_fit(folder, number)
+                    wrong[number] = problem_with(self.fit, folder, number)
                 place = (group, frame, camera, image, number)
                 yield Item(f"{folder.name}-{frame:05d}-{camera:02d}", place, problem or wrong[number])
-
-    def wrong_fit(self, folder: Path, number: int) -> str:
-        """What is wrong with a fit, "" for nothing."""
-        try:
-            self.fit(folder, number)
-        except UnsafeFile:
-            raise
-        except SourceError as error:
-            return str(error)
-        return ""
 
     def cameras(self, group: str, count: int) -> list[int]:
         """Numbers of those that are wanted. SourceError for one that isn't there."""
         if self.option("cameras") == "all":
             return list(range(count))
-        wanted = [int(part) if part.strip().isdecimal() else -1 for part in self.option("cameras").split(",")]
+        wanted = numbers_in(self.option("cameras"))
         if not all(0 <= camera < count for camera in wanted):
             raise differs(self.root / group, "cams", f"numbers under {count} in --cameras", self.option("cameras"))
         return wanted
@@ -138,10 +127,11 @@ class ZJUMoCap(Source):
         pixels = read_image(folder / image)
         size = pixels.shape[:2]
         check_intrinsics(K, self.root / group, f"K of {image}", size)
+        K = to_course(K)
         mask = undistorted(self.mask(folder, image, size), K, distortion) > 0
         sample = Sample(scene=self.scene(folder), view=camera, frame=frame, alpha=soft(mask, self.option("border")))
         sample.image = image_field(undistorted(pixels, K, distortion))
-        sample.K, sample.R = to_course(K).astype(np.float32), table["R"][camera].astype(np.float32)
+        sample.K, sample.R = K.astype(np.float32), table["R"][camera].astype(np.float32)
         sample.t, sample.instances = table["T"][camera].astype(np.float32), mask.astype(np.uint8)
         sample.people = [self.person(folder, number, sample, mask)]
         return [sample]

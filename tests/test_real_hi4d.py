@@ -21,7 +21,7 @@ from real_files import (
 from test_real_thuman import a_box, rewritten, write_obj
 
 from course_lib.data import shards
-from course_lib.real import lenses, overlay
+from course_lib.real import lens, overlay
 
 hi4d = script("hi4d")
 WIDE, HIGH = 64, 48
@@ -110,7 +110,7 @@ def test_pairs_become_samples_with_depth_and_normals(tmp_path, capsys):
     assert (first.identity, second.identity) == ("pair00-0-female", "pair00-1-male")
     np.testing.assert_allclose(second.keypoints["smpl24"].points_3d, fit["joints_3d"][1], atol=1e-5)
     np.testing.assert_allclose(second.pose[1:22].ravel(), fit["body_pose"][1][:63], atol=1e-6)
-    np.testing.assert_allclose(sample.K, lenses.to_course(K), atol=1e-5)
+    np.testing.assert_allclose(sample.K, lens.to_course(K), atol=1e-5)
     assert overlay.reprojection(sample) < 1e-3
     for who, front in ((1, 0.15), (2, 0.25)):  # the boxes' front sides are 4 metres less this away
         mask = sample.instances == who

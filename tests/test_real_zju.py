@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 from test_real_thuman import a_box
 
 from course_lib.data import shards
-from course_lib.real import lenses, overlay
+from course_lib.real import lens, overlay
 from course_lib.real.bodies import FamilyBody, body_of, from_family
 
 zju = script("zju_mocap")
@@ -81,7 +81,7 @@ def a_camera(number: int) -> tuple[np.ndarray, np.ndarray]:
 def draw_mask(path: Path, vertices: np.ndarray, R: np.ndarray, T: np.ndarray) -> None:
     """The body's parts, as Neural Body's masks have them: any number but 0."""
     seen = vertices @ R.T + T[:, 0] / 1000
-    spots = (seen @ lenses.to_course(K).T)[:, :2] / seen[:, 2:]
+    spots = (seen @ lens.to_course(K).T)[:, :2] / seen[:, 2:]
     image = Image.new("L", (SIZE, SIZE))
     for number, quad in enumerate(a_box(parts=4)[1]):
         ImageDraw.Draw(image).polygon([tuple(spots[n]) for n in quad], fill=1 + number % 18)
@@ -263,8 +263,8 @@ def test_distortion_is_taken_out():
         across, down = np.mgrid[:SIZE, :SIZE][::-1]
         spot = np.exp(-((across - 70 * bent[0] - 31.5) ** 2 + (down - 70 * bent[1] - 31.5) ** 2) / 4)
         image = np.round(255 * spot).astype(np.uint8)
-        found = lenses.undistorted(np.stack([image] * 3, 2), K, distortion)[..., 0].astype(float)
+        found = lens.undistorted(np.stack([image] * 3, 2), lens.to_course(K), distortion)[..., 0].astype(float)
         centre = [(found * axis).sum() / found.sum() for axis in (across, down)]
         np.testing.assert_allclose(centre, [70 * x + 31.5, 70 * y + 31.5], atol=0.15)
-        mask = lenses.undistorted(np.where(image > 100, 7, 0).astype(np.uint8), K, distortion)
+        mask = lens.undistorted(np.where(image > 100, 7, 0).astype(np.uint8), lens.to_course(K), distortion)
         assert set(np.unique(mask)) == {0, 7} and mask[round(centre[1]), round(centre[0])] == 7

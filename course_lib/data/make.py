@@ -15,12 +15,13 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -427,6 +428,31 @@ def _collect(out: Path, manifest: dict, finished: set[Future], bar: tqdm) -> Non
         _finish(out, manifest, *future.result(), bar)
     if errors:
         raise errors[0].exception()
+
+
+def spread(work: Callable, jobs: Sequence, workers: int) -> Iterator[tuple[int, Any]]:
+    """(number of the job, what work(job) returned), as they come; workers 0 works in this process.
+
+    MakeError if a worker died; an error of a job is raised here. Leaving the loop early ends the workers."""
+    if workers == 0 or len(jobs) < 2:
+        yield from ((number, work(job)) for number, job in enumerate(jobs))
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), start_worker)
+    try:
+        numbers = {pool.submit(work, job): number for number, job in enumerate(jobs)}
+        waiting = set(numbers)
+        while waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from ((numbers.pop(future), future.result()) for future in finished)
+    except BrokenProcessPool as error:
+        raise MakeError(
+            "a worker process died (was it killed, or out of memory?): run the same command again"
+        ) from error
+    except BaseException:
+        terminate(pool)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def terminate(pool: ProcessPoolExecutor) -> None:

@@ -13,11 +13,8 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from multiprocessing import get_context
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +22,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from course_lib.chapters.cameras import Camera, plucker_rays
+from course_lib.chapters.cameras import Camera
+from course_lib.chapters.humanram_reconstruction import ray_map
 from course_lib.chapters.rendering import rasterize
 from course_lib.data import views as framing
 from course_lib.data.lighting import sample_lights
-from course_lib.data.make import MakeError, locked, start_worker, terminate
+from course_lib.data.make import MakeError, locked, spread
 from course_lib.data.meshes import skin
 from course_lib.data.person import SPLITS, Person, pose_people
 from course_lib.data.poses import Skeleton, sample_pose
@@ -197,29 +195,10 @@ def _make_missing(ring: Ring, missing: list[int], workers: int, progress: bool) 
     quiet = not progress or not missing
     with tqdm(total=len(missing), unit="person", desc=ring.folder.name, disable=quiet, mininterval=0.5) as bar:
         try:
-            for _ in _made(ring, missing, workers):
+            for _ in spread(partial(write_person, ring), missing, workers):
                 bar.update()
-        except BrokenProcessPool as error:
-            raise MakeError(
-                f"a worker died (killed, or out of memory?): call again to go on in {ring.folder}"
-            ) from error
         except OSError as error:
             raise MakeError(f"the disk said {error.strerror or error}: call again to go on in {ring.folder}") from error
-
-
-def _made(ring: Ring, missing: list[int], workers: int):
-    """The numbers, each when its file is whole."""
-    if workers == 0:
-        yield from (write_person(ring, number) for number in missing)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
-    try:
-        yield from (done.result() for done in as_completed([pool.submit(write_person, ring, n) for n in missing]))
-    except BaseException:  # Ctrl-C too: files in the making are drafts under other names
-        terminate(pool)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # ---------------------------------------------------------------- in memory
@@ -273,16 +252,10 @@ class Scans:
         third = (1 - two.sum(-1, keepdim=True)).clamp(min=0)
         barycentric = torch.cat([two, third], -1) * (face >= 0)[..., None]
         camera = self.camera(where[0].flatten(), view.flatten())
-        rays = ray_pictures(camera, self.ring.size).unflatten(0, view.shape)
+        rays = ray_map(camera, (self.ring.size, self.ring.size)).unflatten(0, view.shape)
         return {
             "image": rgba[:, :, :3], "alpha": rgba[:, :, 3:], "rays": rays, "face": face, "barycentric": barycentric
         }  # fmt: skip
-
-
-def ray_pictures(camera: Camera, size: int) -> Tensor:
-    """(B, 6, H, W): moment o x d, then direction d, of every pixel's ray: LVSM's order of Plücker coordinates."""
-    direction, moment = plucker_rays(camera, (size, size)).split(3, -1)  # (B, H, W, 3) each
-    return torch.cat([moment, direction], -1).movedim(-1, 1)
 
 
 def body_mesh() -> tuple[Tensor, Tensor]:

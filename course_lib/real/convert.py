@@ -14,20 +14,17 @@ The source is opened for reading only.
 
 import argparse
 import json
-import multiprocessing
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from course_lib.data import shards
-from course_lib.data.make import MakeError, locked, open_folder, start_worker, terminate
+from course_lib.data.make import MakeError, locked, open_folder, spread
 from course_lib.data.schema import Sample, validate
 from course_lib.files import text_hash, write_atomic
 from course_lib.real import overlay, tables
@@ -63,34 +60,6 @@ class Plan(NamedTuple):
     out: Path
     size: int = 0
     square: bool = False
-
-
-# ---------------------------------------------------------------- work in processes
-
-
-def spread(work: Callable, jobs: Sequence, workers: int) -> Iterator[tuple[int, Any]]:
-    """(number of the job, what work(job) returned), as they come; workers 0 works in this process.
-
-    MakeError if a worker died; an error of a job is raised here. Leaving the loop early ends the workers."""
-    if workers == 0 or len(jobs) < 2:
-        yield from ((number, work(job)) for number, job in enumerate(jobs))
-        return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"), start_worker)
-    try:
-        numbers = {pool.submit(work, job): number for number, job in enumerate(jobs)}
-        waiting = set(numbers)
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from ((numbers.pop(future), future.result()) for future in finished)
-    except BrokenProcessPool as error:
-        raise MakeError(
-            "a worker process died (was it killed, or out of memory?): run the same command again"
-        ) from error
-    except BaseException:
-        terminate(pool)
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def why(error: Exception) -> str:

@@ -1,14 +1,26 @@
 """Where a camera sees points; lens distortion, as OpenCV has it, taken out of pictures, so that K alone says it."""
 
 import numpy as np
-import torch
-from torch.nn.functional import grid_sample
+
+NEAREST = 1e-3  # what is no farther than this from the camera's plane is not in front of it
+HALF = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # OpenCV's pixel centres are at integers, the course's at + 0.5
+
+
+def to_course(K: np.ndarray) -> np.ndarray:
+    """K (..., 3, 3) of OpenCV's pixel centres -> the course's."""
+    return K + HALF
 
 
 def pinhole(points: np.ndarray, K: np.ndarray) -> np.ndarray:
     """Points (..., 3) in a camera's axes -> pixels (..., 2)."""
     pixels = points @ K.T
     return pixels[..., :2] / pixels[..., 2:]
+
+
+def seen_at(points: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Points (..., N, 3) in the axes of cameras K (..., 3, 3) -> pixels (..., N, 2); NaN where not in front of them."""
+    pixels, depth = points @ np.swapaxes(K, -1, -2), points[..., 2:]
+    return np.where(depth > NEAREST, pixels[..., :2] / np.maximum(depth, NEAREST), np.nan)
 
 
 def distorted(points: np.ndarray, K: np.ndarray, lens: np.ndarray) -> np.ndarray:
@@ -24,14 +36,23 @@ def distorted(points: np.ndarray, K: np.ndarray, lens: np.ndarray) -> np.ndarray
     return np.stack(moved, -1) * focal + centre
 
 
-def undistorted(image: np.ndarray, K: np.ndarray, lens: np.ndarray, nearest: bool = False) -> np.ndarray:
-    """A picture (H, W, 3) or mask (H, W) uint8 as a camera K without distortion would have taken it: bilinear, or of
-    the nearest pixel for labels; black where the lens saw nothing. Pixel centres are at integer + 0.5."""
-    height, width = image.shape[:2]
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    spots = distorted(np.stack([x, y], -1), K, lens)
-    places = torch.from_numpy(2 * spots / (width, height) - 1).float()[None]
-    planes = torch.from_numpy(np.atleast_3d(image).transpose(2, 0, 1).astype(np.float32))[None]
-    found = grid_sample(planes, places, "nearest" if nearest else "bilinear", align_corners=False)[0]
-    result = found.round().byte().numpy().transpose(1, 2, 0)
-    return np.ascontiguousarray(result if image.ndim == 3 else result[..., 0])
+def undistorted(values: np.ndarray, K: np.ndarray, lens: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) or a mask (H, W), uint8, as a camera without lens would have taken it with the same K.
+
+    K (3, 3): the course's, pixel centres at integer + 0.5; lens: OpenCV's k1, k2, p1, p2, k3. What lies outside of the
+    picture becomes 0. A mask keeps its values: each is undistorted by itself, and a pixel takes the one with the
+    largest share."""
+    if not np.any(lens):
+        return values
+    import torch
+    from kornia.geometry.calibration import undistort_image
+
+    numbers = [torch.from_numpy(np.asarray(part, np.float32))[None] for part in (K - HALF, lens)]
+    if values.ndim == 3:
+        planes = torch.from_numpy(values.transpose(2, 0, 1).astype(np.float32))[None] / 255
+        found = undistort_image(planes, *numbers)[0].numpy() * 255
+        return np.round(found.transpose(1, 2, 0)).clip(0, 255).astype(np.uint8)
+    kinds = np.unique(values)
+    planes = torch.from_numpy(np.stack([values == kind for kind in kinds]).astype(np.float32))[None]
+    shares = undistort_image(planes, *numbers)[0].numpy()
+    return np.where(shares.max(0) > 0, kinds[shares.argmax(0)], 0).astype(np.uint8)

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from course_lib.data.schema import Keypoints, PersonLabel, Sample
 from course_lib.data.shards import Samples
 from course_lib.files import draft
+from course_lib.real.lens import seen_at
 
 COLOURS = ("#edae49", "#66c5ff", "#f28cb1", "#9be07a", "#c9a0ff", "#ff9b54")
 AXES = ("#ff4040", "#40d040", "#5080ff")
@@ -24,12 +25,7 @@ AXIS_LENGTH = 0.5  # metres
 
 def project(points: np.ndarray, sample: Sample) -> np.ndarray:
     """World points (N, 3) -> pixels (N, 2); NaN behind the camera."""
-    camera = points @ sample.R.T + sample.t
-    with np.errstate(invalid="ignore", divide="ignore"):
-        pixels = camera @ sample.K.T
-        pixels = pixels[:, :2] / pixels[:, 2:]
-    pixels[~(camera[:, 2] > 1e-3)] = np.nan
-    return pixels
+    return seen_at(points @ sample.R.T + sample.t, sample.K)
 
 
 def has_camera(sample: Sample) -> bool:

@@ -24,7 +24,7 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -47,6 +47,17 @@ BROKEN = (  # what reading a broken file can lead to
 
 class UnsafeFile(SourceError):
     """A file that tries what no data need: it is refused, and nothing of it was run or written."""
+
+
+def problem_with(read: Callable, *arguments) -> str:
+    """What a reader says is wrong with a source's files, "" for nothing. An UnsafeFile is raised: it ends the run."""
+    try:
+        read(*arguments)
+    except UnsafeFile:
+        raise
+    except SourceError as error:
+        return str(error)
+    return ""
 
 
 def unreadable(path: str | Path, error: BaseException) -> SourceError:

@@ -93,6 +93,11 @@ class Source:
         raise NotImplementedError
 
 
+def numbers_in(text: str) -> list[int]:
+    """The whole numbers of an option such as 4,28; -1 in the place of what is none."""
+    return [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]
+
+
 def indented(text: str) -> str:
     """Lines, two spaces in."""
     return textwrap.indent(inspect.cleandoc(text), "  ")

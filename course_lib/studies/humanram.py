@@ -21,6 +21,7 @@ from course_lib.studies.sapiens import Metrics, device_of
 TESTED = {"smoke": 2, "laptop": 24}  # people of the test split, each in two poses
 GIVEN = {"smoke": (1, 2), "laptop": (1, 2, 4, 8)}  # how many views are given
 AT_ONCE = 8  # samples in one forward pass
+SMALLEST_BOX = 12  # pixels: SSIM's window is 11 x 11
 
 
 def training_scans(config) -> Scans:
@@ -65,14 +66,33 @@ def drawn(model: nn.Module, batch: Batch) -> Tensor:
     return torch.cat([model(part).float().cpu() for part in parts])
 
 
+def person_box(alpha: Tensor) -> Tensor:
+    """The box around the person in each alpha (M, 1, H, W) or (M, H, W), at least SMALLEST_BOX pixels wide and high:
+    (M, 4) left, top, right, bottom. ValueError, with its number, for a picture without a person."""
+    alpha = alpha.flatten(0, -3)
+    left, top, right, bottom = metrics.box_around(alpha > 0.5).unbind(1)
+    (left, right), (top, bottom) = widened(left, right, alpha.shape[2]), widened(top, bottom, alpha.shape[1])
+    return torch.stack([left, top, right, bottom], 1)
+
+
+def widened(low: Tensor, high: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Sides (M,) moved apart until they are SMALLEST_BOX apart, inside 0 ... limit."""
+    low = torch.minimum(low, (low + high - SMALLEST_BOX).div(2, rounding_mode="floor")).clamp(min=0)
+    low = torch.minimum(low, torch.full_like(low, max(0, limit - SMALLEST_BOX)))
+    return low, torch.maximum(high, low + SMALLEST_BOX).clamp(max=limit)
+
+
+def frame_metrics(prediction: Tensor, target: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+    """PSNR (dB) and SSIM of pictures (M, 3, H, W), alpha (M, 1, H, W): psnr and ssim of the whole picture on white,
+    psnr_box and ssim_box of the box around the person; (M,) each."""
+    kinds, box = {"psnr": metrics.psnr, "ssim": metrics.ssim}, person_box(alpha)
+    rows = {name: (kind(prediction, target), kind(prediction, target, box=box)) for name, kind in kinds.items()}
+    return {f"{name}{frame}": row[i] for name, row in rows.items() for i, frame in enumerate(("", "_box"))}
+
+
 def picture_metrics(prediction: Tensor, batch: Batch) -> Metrics:
-    """psnr and ssim of the whole picture on white, psnr_box and ssim_box of the box around the person: means over all
-    target views."""
-    ours, true = prediction.flatten(0, 1), batch["target_image"].flatten(0, 1)
-    box = metrics.box_around(batch["target_alpha"].flatten(0, 1)[:, 0] > 0.5)
-    rows = {"psnr": metrics.psnr(ours, true), "psnr_box": metrics.psnr(ours, true, box=box)}
-    if min((box[:, 2:] - box[:, :2]).amin().item(), true.shape[-1]) > 10:  # SSIM's window
-        rows |= {"ssim": metrics.ssim(ours, true), "ssim_box": metrics.ssim(ours, true, box=box)}
+    """The means of `frame_metrics` over all target views."""
+    rows = frame_metrics(*(x.flatten(0, 1) for x in (prediction, batch["target_image"], batch["target_alpha"])))
     return {name: values.mean().item() for name, values in rows.items()}
 
 

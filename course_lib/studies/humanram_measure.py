@@ -18,14 +18,13 @@ from course_lib.chapters import humanram_reconstruction as humanram
 from course_lib.chapters.cameras import Camera
 from course_lib.chapters.humanram_reconstruction import HumanRAM, looks_at, perceptual_distance, seen_by
 from course_lib.chapters.rendering import Fragments, pixel_centres, rasterize, vertex_normals
-from course_lib.data.multiview import Scans, body_mesh, evenly_spaced, ray_pictures, scan_batch, scans
+from course_lib.data.multiview import Scans, body_mesh, evenly_spaced, scan_batch, scans
 from course_lib.recipe import Batch
 from course_lib.scale import scale
 from course_lib.shipped import train
-from course_lib.studies.humanram import asked_views, stream
+from course_lib.studies.humanram import asked_views, frame_metrics, person_box, stream
 from course_lib.studies.sapiens import Metrics, device_of
 
-SMALLEST_BOX = 12  # pixels: SSIM's window is 11 x 11
 GRAZING = 0.1  # cosine: a surface seen at less than this shows the picture's edge more than itself
 SHARP = 4  # power of the cosine in the weights of the views
 
@@ -123,34 +122,12 @@ def nearest_colours(given: Seen, faces: Tensor, shown: Fragments, canonical: Ten
 
 
 # ------------------------------------------------------------------------------------------------- measuring
-def person_box(alpha: Tensor) -> Tensor:
-    """The box around the person in each alpha (M, 1, H, W) or (M, H, W), at least SMALLEST_BOX pixels wide and high:
-    (M, 4) left, top, right, bottom. ValueError, with its number, for a picture without a person."""
-    alpha = alpha.flatten(0, -3)
-    left, top, right, bottom = metrics.box_around(alpha > 0.5).unbind(1)
-    (left, right), (top, bottom) = widened(left, right, alpha.shape[2]), widened(top, bottom, alpha.shape[1])
-    return torch.stack([left, top, right, bottom], 1)
-
-
-def widened(low: Tensor, high: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Sides (M,) moved apart until they are SMALLEST_BOX apart, inside 0 ... limit."""
-    low = torch.minimum(low, (low + high - SMALLEST_BOX).div(2, rounding_mode="floor")).clamp(min=0)
-    low = torch.minimum(low, torch.full_like(low, max(0, limit - SMALLEST_BOX)))
-    return low, torch.maximum(high, low + SMALLEST_BOX).clamp(max=limit)
-
-
 def image_metrics(prediction: Tensor, target: Tensor, alpha: Tensor) -> dict[str, Tensor]:
-    """PSNR (dB), SSIM and `perceptual_distance` of pictures (M, 3, H, W), alpha (M, 1, H, W): psnr, ssim, distance of
-    all of a picture, psnr_box, ssim_box, distance_box of the box around the person; (M,) each."""
-    box = person_box(alpha)
-    return {
-        "psnr": metrics.psnr(prediction, target),
-        "ssim": metrics.ssim(prediction, target),
-        "distance": perceptual_distance(prediction, target),
-        "psnr_box": metrics.psnr(prediction, target, box=box),
-        "ssim_box": metrics.ssim(prediction, target, box=box),
-        "distance_box": perceptual_distance(boxed(prediction, box), boxed(target, box)),
-    }
+    """`frame_metrics` of pictures (M, 3, H, W), alpha (M, 1, H, W), and `perceptual_distance`: distance of all of a
+    picture, distance_box of the box around the person; (M,) each."""
+    parts = (boxed(pictures, person_box(alpha)) for pictures in (prediction, target))
+    distances = {"distance": perceptual_distance(prediction, target), "distance_box": perceptual_distance(*parts)}
+    return frame_metrics(prediction, target, alpha) | distances
 
 
 def boxed(pictures: Tensor, box: Tensor) -> Tensor:
@@ -251,7 +228,7 @@ def seen_from(task: Task, camera: Camera) -> Batch:
     target_image."""
     found = rasterize(task.given.vertices.expand(len(camera), -1, -1), body_mesh()[1], camera, task.given.size)
     batch = {name: values for name, values in task.batch.items() if not name.startswith("target_")}
-    asked = {"rays": ray_pictures(camera, task.given.size[0]), "face": found.face, "barycentric": found.barycentric}
+    asked = {"rays": humanram.ray_map(camera, task.given.size), "face": found.face, "barycentric": found.barycentric}
     return batch | {f"target_{name}": values[None] for name, values in asked.items()}
 
 

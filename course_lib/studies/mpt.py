@@ -63,8 +63,8 @@ def held_out(config, count: int, split: str = "test") -> Batch:
 
 @torch.no_grad()
 def answers(model: nn.Module, maps: Tensor) -> dict[str, Tensor]:
-    """Maps (N, K, S, S) -> joints and regressed (N, 14, 3), vertices of the finest level (N, V, 3), camera (N, 3); on
-    the CPU."""
+    """Maps (N, K, S, S) for a `MeshTransformer`, crops (N, 3, H, H) for chapter 14's `MeshRegressor` -> joints and
+    regressed (N, 14, 3), vertices of the finest level (N, V, 3), camera (N, 3), a regressor's maps; on the CPU."""
     device, model = device_of(model), model.eval()
     parts = [model(part.to(device)) for part in maps.split(AT_ONCE)]
     parts = [part | {"vertices": part["vertices"][0]} for part in parts]

@@ -15,16 +15,15 @@ from torch import nn
 
 from course_lib.chapters import mpt_finetuning as mpt
 from course_lib.chapters.mpt_pretraining import MeshTransformer, body_levels
-from course_lib.data.pictured import Pictured, crops, is_whole, of_one, pictured, size_of
+from course_lib.data.pictured import Pictured, crops, is_whole, of_one, size_of
 from course_lib.data.schema import Sample
 from course_lib.data.sets import rendered
 from course_lib.data.streams import TensorStream
 from course_lib.recipe import Batch, Recipe
-from course_lib.scale import pick, scale
+from course_lib.scale import scale
 from course_lib.shipped import available, load, named, note_data, round_weights, train
 from course_lib.studies import mpt_pose
-from course_lib.studies.mpt import mesh_metrics
-from course_lib.studies.mpt_pose import TESTED, answers
+from course_lib.studies.mpt import answers, mesh_metrics
 from course_lib.studies.sapiens import Metrics
 
 FLAT = {"mesh": False, "joints": False, "spots": mpt.COCO_KNOWS}  # marks of a set of which only 2D joints are known
@@ -33,8 +32,7 @@ FLAT = {"mesh": False, "joints": False, "spots": mpt.COCO_KNOWS}  # marks of a s
 # ------------------------------------------------------------------------------------------------- people
 def people(config, split: str = "train", worlds: tuple[str, ...] = mpt_pose.WORLDS) -> Pictured:
     """The whole people of a configuration's sets, or of the test split of some worlds."""
-    sets = config.pose.worlds if split == "train" else [(world, pick(**TESTED)) for world in worlds]
-    return pictured(tuple(sets), config.pose.side, config.mesh.levels, split)
+    return mpt_pose.people(config.pose, split, worlds, config.mesh.levels)
 
 
 def stream(config, seed: int = 0) -> TensorStream:

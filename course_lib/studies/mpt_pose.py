@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.chapters import mpt_finetuning as mpt
-from course_lib.data.pictured import Pictured, crops, pictured
+from course_lib.data.pictured import LEVELS, Pictured, crops, pictured
 from course_lib.data.sets import people_samples, rendered
 from course_lib.data.streams import GeneratedStream
 from course_lib.recipe import Batch
 from course_lib.scale import pick
 from course_lib.shipped import note_data, round_weights, train
-from course_lib.studies.mpt import mesh_metrics
+from course_lib.studies.mpt import AT_ONCE, mesh_metrics
+from course_lib.studies.mpt import answers as answers  # the chapter measures with it, too
 from course_lib.studies.sapiens import Metrics, device_of
 
 WORLDS = ("studio", "wild")
@@ -27,15 +28,14 @@ CROWD = {"smoke": 8, "laptop": 3000}  # whole pictures of `wild`
 MARGINS = (1.2, 1.6, 2.2, 3.0)  # of the crops that section 4's study is tested on
 COLUMNS = (*(f"margin {margin}" for margin in MARGINS), *WORLDS)
 MARGIN = 1.2  # of the crops that everything is tested on
-AT_ONCE = 64  # crops in one forward pass
 
 
 # ------------------------------------------------------------------------------------------------- people
-def people(config, split: str = "train", worlds: Sequence[str] = WORLDS) -> Pictured:
-    """The whole people of a configuration's sets, or of the test split of some worlds; the mesh at the finest level of
-    chapter 13's shipped transformer."""
+def people(config, split: str = "train", worlds: Sequence[str] = WORLDS, levels: tuple[int, ...] = LEVELS) -> Pictured:
+    """The whole people of a configuration's sets, or of the test split of some worlds; the mesh at the finest of some
+    levels, without others those of chapter 13's shipped transformer."""
     sets = config.worlds if split == "train" else [(world, pick(**TESTED)) for world in worlds]
-    return pictured(tuple(sets), config.side, split=split)
+    return pictured(tuple(sets), config.side, levels, split)
 
 
 def stream(config, seed: int = 0) -> GeneratedStream:
@@ -95,16 +95,6 @@ def pck_at(network: nn.Module, found: Pictured, config, margin: float = MARGIN, 
         hits.append((points, batch["points"], batch["seen"]))
     points, true, seen = (torch.cat(parts) for parts in zip(*hits, strict=True))
     return mpt.share_found(points, true, seen, torch.full((len(points),), 2 / margin), reach).mean().item()
-
-
-@torch.no_grad()
-def answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Maps (N, K, S, S) for a `MeshTransformer`, crops (N, 3, H, H) for a `MeshRegressor` -> joints and regressed
-    (N, 14, 3), vertices of the finest level (N, V, 3), camera (N, 3), a regressor's maps; on the CPU."""
-    device, model = device_of(model), model.eval()
-    parts = [model(part.to(device)) for part in inputs.split(AT_ONCE)]
-    parts = [part | {"vertices": part["vertices"][0]} for part in parts]
-    return {name: torch.cat([part[name].float().cpu() for part in parts]) for name in parts[0]}
 
 
 def mean_pose(known: Pictured, truth: Batch) -> Metrics:
