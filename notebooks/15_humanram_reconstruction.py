@@ -1707,7 +1707,8 @@ if best == "shipped" and scale() != "smoke":
 # %% [markdown]
 # The paper's own row (second-hand again): 21.69 dB with one view, 30.34 with four, 32.34 with eight. (A network that
 # was trained for minutes has learned from the pose images where a body is, and hardly looks at the pictures yet: a grey
-# figure in the right pose, whose number doesn't change with theirs. Colours come later.)
+# figure in the right pose. Its numbers change little with theirs, and fall a little where they are more than it was
+# trained with. Colours come later.)
 #
 # ## 11 Once around
 #
@@ -1809,7 +1810,8 @@ for which in picked.tolist():
 # %% [markdown]
 # *Bright: where the framed patch looks. Circles: where its point of the body really is, red where the view sees it,
 # blue where something is in front of it.* Nobody told the network about correspondence. It was given colours, rays and
-# pose images, and told to get the colours right.
+# pose images, and told to get the colours right. (One that was trained for minutes has not found any: it looks
+# everywhere alike, the pictures are evenly grey, and the curve lies at chance.)
 #
 # ## 12 What matters
 #
