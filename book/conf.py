@@ -20,7 +20,6 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighti
 
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["anny", "warp", "cdflib", "h5py", "onnx", "embreex", "moderngl"]
-autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 add_module_names = False
 

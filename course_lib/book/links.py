@@ -1,18 +1,22 @@
-"""Links in the finished HTML: where text or code names a chapter, section, exercise, equation or module of the course."""
+"""Links in the finished HTML, where text or code names a chapter, section, exercise, equation or module."""
 
+import os
+import pickle
 import re
 from functools import cache
+from pathlib import Path
 
 from course_lib.book.pages import Outline, outline
 from course_lib.chapter_source import chapters
 from course_lib.paths import ROOT
 
+NOTED = "COURSE_BOOK_OUTLINES"
 TAGS = re.compile(r"(<[^>]+>)")
 UNLINKED = ("a", "h1", "h2", "h3", "h4", "h5", "h6", "script", "style", "title", "summary", "svg")
 VOID = ("br", "img", "hr", "input", "col", "meta", "link", "wbr", "source", "path")
 MORE = r"(?:(?:\s*,\s+(?:and\s+)?|\s+(?:and|to|or)\s+|\s*–\s*|-){number})*"
 CHAPTER = r"\d\d(?![.\d])"
-EQUATION = r"\d\d?(?:\.\d+)?(?![.\d]*\d)"
+EQUATION = r"\(?\d\d?(?:\.\d+)?(?![.\d]*\d)\)?"
 EXERCISE = r"\d\d\.\d+"
 PHRASES = re.compile(
     rf"(?P<chapter_section>\b[Cc]hapter\s+(?P<of>{CHAPTER})(?:,|:|'s|’s)?\s+sections?\s+(?P<there>\d+)\b)"
@@ -27,8 +31,17 @@ FOREIGN = re.compile(r"(?:\b(?:SMPL(?:-X)?|METRO|paper|papers|supplement|al\.(?:
 
 @cache
 def outlines() -> dict[str, Outline]:
-    """What can be linked to, by chapter number."""
+    """What can be linked to, by chapter number; Sphinx's process reads what `write_outlines` noted."""
+    noted = os.environ.get(NOTED, "")
+    if noted:
+        return pickle.loads(Path(noted).read_bytes())  # written by this build a moment ago
     return {chapter.number: outline(chapter) for chapter in chapters(ROOT)}
+
+
+def write_outlines(path: Path) -> dict[str, str]:
+    """Notes what can be linked to, since reading it takes seconds: the environment that finds it."""
+    path.write_bytes(pickle.dumps(outlines()))
+    return {NOTED: str(path)}
 
 
 def anchor(address: str, words: str) -> str:
@@ -88,12 +101,12 @@ class Linker:
 
     def numbers(self, words: str, pattern: str, kind: str) -> str:
         """`equations 01.2 and 01.3` with a link at each number, the first with its word."""
-        first = rf"^\D+{pattern}"
+        first = rf"^[^\d(]+{pattern}"
         return re.sub(rf"{first}|{pattern}", lambda found: self.number(found[0], kind), words)
 
     def number(self, words: str, kind: str) -> str:
         """One number, perhaps with its word before it."""
-        value = re.search(r"[\d.]+$", words)[0]
+        value = re.search(r"([\d.]+)\)?$", words)[1]
         chapter = value if not kind else value.partition(".")[0] if "." in value else self.chapter
         return self.linked(chapter, f"{kind}-{value}" if kind else "", words)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import nbformat
 
-from course_lib.book import papers
-from course_lib.book.links import outlines
-from course_lib.book.pages import Outline, make_page
+from course_lib.book import lists, papers
+from course_lib.book.links import outlines, write_outlines
+from course_lib.book.pages import make_page
 from course_lib.chapter_source import chapters
 from course_lib.files import write_atomic
 from course_lib.paths import ROOT
@@ -88,40 +88,13 @@ def write_source(source: Path) -> None:
     copy(ROOT / ".github" / "people.png", source / "people.png")
     for chapter in chapters(ROOT):
         write_atomic(source / "chapters" / f"{chapter.name}.ipynb", nbformat.writes(make_page(chapter)))
-    write_atomic(source / "chapters.md", chapters_page(list(outlines().values())))
-    write_atomic(source / "exercises.md", exercises_page(list(outlines().values())))
+    known = list(outlines().values())
+    write_atomic(source / "chapters.md", lists.chapters_page(known))
+    write_atomic(source / "exercises.md", lists.exercises_page(known))
     write_atomic(source / "papers.md", papers.page(papers.read(hand / "papers.toml"), outlines()))
+    for name, more in (("notation.md", lists.letters(known)), ("bibliography.md", lists.bibliography(known))):
+        write_atomic(source / name, f"{(hand / name).read_text(encoding='utf-8').rstrip()}\n\n{more}")
     write_reference(source / "reference")
-
-
-def toctree(entries: list[str], extra: str = "") -> str:
-    """A MyST toctree."""
-    return "\n".join(["```{toctree}", *(extra.splitlines()), "", *entries, "```", ""])
-
-
-def chapters_page(known: list[Outline]) -> str:
-    """The list of chapters with their sections."""
-    lines = ["# Chapters", "", toctree([f"chapters/{one.chapter.name}" for one in known], ":hidden:\n:maxdepth: 1")]
-    for one in known:
-        lines += [f"**[{one.chapter.number} {one.title}](chapters/{one.chapter.name}.ipynb)**", ""]
-        links = (
-            f'<a href="{one.page}#section-{number}">{number} {words}</a>' for number, words in one.sections.items()
-        )
-        lines += [f'<p class="sections">{" · ".join(links)}</p>' if one.sections else "", ""]
-    return "\n".join(lines)
-
-
-def exercises_page(known: list[Outline]) -> str:
-    """Every exercise with its difficulty and minutes."""
-    count = sum(len(one.exercises) for one in known)
-    lines = ["# Exercises", "", f"{count} exercises; each has hints, a check and a folded answer.", ""]
-    for one in known:
-        lines += [f"## {one.chapter.number} {one.title}", "", "<table class='exercises'>"]
-        for number, words in one.exercises.items():
-            link = f'<a href="{one.page}#exercise-{number}">{number}</a>'
-            lines.append(f"<tr><td>{link}</td><td>{words}</td></tr>")
-        lines += ["</table>", ""]
-    return "\n".join(lines)
 
 
 # --- the reference --------------------------------------------------------------------------------------------------
@@ -145,7 +118,7 @@ def write_reference(folder: Path) -> None:
         text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n   :show-inheritance:\n"
         write_atomic(folder / f"{name}.rst", text)
     text = "# Reference\n\nThe course's library, from its own docstrings.\n\n"
-    write_atomic(folder / "index.md", text + toctree(names, ":maxdepth: 1"))
+    write_atomic(folder / "index.md", text + lists.toctree(names, ":maxdepth: 1"))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -169,6 +142,7 @@ def run_sphinx(source: Path, site: Path, doctrees: Path) -> list[str]:
     warnings = source / "warnings.txt"
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(doctrees), "-w", str(warnings)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= write_outlines(source / "outlines.pickle")
     done = subprocess.run([*command, str(source), str(site)], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise BookFailed(f"Sphinx failed (is the extra there? pip install -e .[book]):\n{done.stderr.strip()[-2000:]}")

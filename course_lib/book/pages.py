@@ -5,17 +5,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from course_lib import build
-from course_lib.chapter_source import Cell, Chapter, is_call_of, read_cells, title
+from course_lib.chapter_source import Cell, Chapter, read_cells, title
 
 DISPLAY = re.compile(r"^(?P<indent> *)\$\$(?P<body>.+?)\$\$(?P<rest>[^\S\n]*)$", flags=re.S | re.M)
 TAG = re.compile(r"\\tag\{([\d.]+)\}|\\q?quad\s*\((\d+)\)")  # a number by hand is the paper's: \quad (3)
 HEADING = re.compile(r"^#{2,4} +(?:(?P<section>\d+)(?:\.|:)? |Exercise (?P<exercise>\d\d\.\d+)\b)", flags=re.M)
-NAMED = re.compile(r"(?:[Ee]quations?|Eq\.)\s+(\d+(?:\.\d+)?(?:(?:\s*(?:,|and|to|–|-)\s*)\d+(?:\.\d+)?)*)")
+NAMED = re.compile(r"(?:[Ee]quations?|Eq\.)\s+(\(?\d+(?:\.\d+)?(?:(?:\)?\s*(?:,|and|to|–|-)\s*\(?)\d+(?:\.\d+)?)*)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LONGEST_ALT = 300
 
@@ -36,22 +37,28 @@ class Outline:
         return f"chapters/{self.chapter.name}.html"
 
 
-def markdown_cells(notebook: NotebookNode) -> list[str]:
-    """The text of the notebook's text cells."""
-    return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+@cache
+def source_cells(chapter: Chapter) -> list[Cell]:
+    """The cells of the chapter's source, read once."""
+    return read_cells(chapter)
 
 
+def text_of(chapter: Chapter) -> str:
+    """All text of the chapter."""
+    return "\n\n".join(cell.source for cell in source_cells(chapter) if cell.kind == "markdown")
+
+
+@cache
 def outline(chapter: Chapter) -> Outline:
     """The chapter's outline, read from its source."""
-    cells = read_cells(chapter)
-    text = "\n\n".join(cell.source for cell in cells if cell.kind == "markdown")
+    text = text_of(chapter)
     headings = re.findall(r"^#{2,4} +(.+?)\s*$", text, flags=re.M)
     numbered = (re.match(r"(\d+)[.:]? +(.+)", heading) for heading in headings)
     exercises = (re.match(r"Exercise (\d\d\.\d+)\W+(.+)", heading) for heading in headings)
     equations = [number for block in DISPLAY.finditer(text) for number in tags(block["body"])]
     return Outline(
         chapter,
-        title(chapter, cells),
+        title(chapter, source_cells(chapter)),
         {found[1]: found[2] for found in numbered if found},
         {found[1]: found[2] for found in exercises if found},
         list(dict.fromkeys(equations)),
@@ -149,7 +156,7 @@ def with_heading_anchors(text: str) -> str:
 def answers(chapter: Chapter) -> dict[str, str]:
     """For each exercise its complete function, without marks and decorator."""
     found = {}
-    for cell in read_cells(chapter):
+    for cell in source_cells(chapter):
         for exercise in cell.exercises if cell.kind == "code" else ():
             node = exercise.node
             start = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
@@ -221,7 +228,7 @@ FROZEN = (
 )
 
 
-def has_controls(notebook: NotebookNode, cell: NotebookNode) -> bool:
+def has_controls(cell: NotebookNode) -> bool:
     """Whether the cell shows a widget."""
     return any(WIDGET in output.get("data", {}) for output in cell.get("outputs", ()))
 
@@ -275,7 +282,7 @@ def make_page(chapter: Chapter) -> NotebookNode:
         if header := code_header(index, code):
             cells.append(new_markdown_cell(header))
         cells.append(code_cell(notebook, index, section))
-        if has_controls(notebook, cell):
+        if has_controls(cell):
             cells.append(new_markdown_cell(FROZEN))
         cells += [answer_cell(number, answered[number]) for number in waiting]
         waiting = exercise_ids(cell.source)

@@ -9,9 +9,8 @@ from course_lib.book.pages import Outline
 
 @dataclass(frozen=True)
 class Entry:
-    """One table or figure: where the course answers it (`08.7`: chapter and section), or why it does not."""
+    """One table or figure: where the course answers it (`08.7`: chapter and section), or why it does not; a note."""
 
-    paper: str
     name: str
     shows: str
     where: tuple[str, ...] = ()
@@ -19,54 +18,74 @@ class Entry:
     note: str = ""
 
 
-def read(path: Path) -> list[Entry]:
-    """The entries of `book/papers.toml`. ValueError where one has neither a place nor a reason."""
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and its tables and figures in its own order."""
+
+    name: str
+    title: str
+    entries: tuple[Entry, ...]
+
+
+def read(path: Path) -> list[Paper]:
+    """The papers of `book/papers.toml`. ValueError where an entry has not either a place or a reason, or where the
+    entries are not the paper's tables and figures."""
     with open(path, "rb") as file:
-        papers = tomllib.load(file)
-    entries = [
-        Entry(paper, **{**one, "where": tuple(one.get("where", ()))})
-        for paper in papers
-        for one in papers[paper]["entry"]
-    ]
+        content = tomllib.load(file)
+    return [read_paper(path.name, name, one) for name, one in content.items()]
+
+
+def read_paper(file: str, name: str, content: dict) -> Paper:
+    """One paper. ValueError as in `read`."""
+    entries = tuple(Entry(**{**entry, "where": tuple(entry.get("where", ()))}) for entry in content["entry"])
+    wanted = [f"Table {number}" for number in content["tables"]] + [f"Figure {number}" for number in content["figures"]]
+    found = [entry.name for entry in entries]
+    if found != wanted:
+        odd = sorted(set(wanted) ^ set(found)) or "their order"
+        raise ValueError(f"{file}, {name}: the entries are not the paper's tables and figures: mend {odd}")
     for entry in entries:
         if bool(entry.where) == bool(entry.missing):
-            raise ValueError(
-                f"{path.name}, {entry.paper} {entry.name}: give either `where` or `missing`, and one of them"
-            )
-    return entries
+            raise ValueError(f"{file}, {name}, {entry.name}: give `where` or `missing`, one of the two")
+    return Paper(name, content["title"], entries)
 
 
 def place(where: str, outlines: dict[str, Outline]) -> tuple[str, str]:
-    """(address, words) of `08.7`, `08` or `08.exercise.3`. ValueError where the course has no such place."""
-    number, _, name = where.partition(".")
+    """(address, words) of `08.7` or `08`; no address where the course has not got that chapter yet. ValueError where
+    it has the chapter, but no such section."""
+    number, _, section = where.partition(".")
     known = outlines.get(number)
     if known is None:
-        raise ValueError(f"{where}: there is no chapter {number}")
-    if not name:
-        return known.page, f"chapter {number}"
-    if name not in known.sections:
-        raise ValueError(f"{where}: chapter {number} has the sections {', '.join(known.sections)}")
-    return f"{known.page}#section-{name}", f"chapter {number}, section {name}: {known.sections[name]}"
+        return "", f"chapter {number}, which is not here yet"
+    if not section:
+        return known.page, f"chapter {number}: {known.title}"
+    if section not in known.sections:
+        raise ValueError(
+            f"papers.toml names {where}, but chapter {number} has the sections {', '.join(known.sections)}"
+        )
+    return f"{known.page}#section-{section}", f"chapter {number}, section {section}: {known.sections[section]}"
 
 
 def row(entry: Entry, outlines: dict[str, Outline]) -> str:
     """The entry as a row of an HTML table."""
-    links = [place(where, outlines) for where in entry.where]
-    answer = (
-        "<br>".join(f'<a href="{address}">{words}</a>' for address, words in links)
-        or f"not in the course: {entry.missing}"
-    )
-    note = f"<br>{entry.note}" if entry.note else ""
-    return f"<tr><td>{entry.name}</td><td>{entry.shows}</td><td>{answer}{note}</td></tr>"
+    places = [place(where, outlines) for where in entry.where]
+    answers = [f'<a href="{address}">{words}</a>' if address else words for address, words in places]
+    lines = answers or [f"<em>not in the course:</em> {entry.missing}"]
+    cells = (entry.name, entry.shows, "<br>".join([*lines, entry.note] if entry.note else lines))
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def page(entries: list[Entry], outlines: dict[str, Outline]) -> str:
+def page(papers: list[Paper], outlines: dict[str, Outline]) -> str:
     """The page, in Markdown."""
-    answered = sum(not entry.missing for entry in entries)
+    entries = [entry for paper in papers for entry in paper.entries]
+    missing = sum(bool(entry.missing) for entry in entries)
     lines = ["# Tables and figures of the papers", ""]
-    lines += [f"All {len(entries)} of them; {answered} are answered here, the others say why not.", ""]
-    for paper in dict.fromkeys(entry.paper for entry in entries):
-        rows = [row(entry, outlines) for entry in entries if entry.paper == paper]
-        head = "<tr><th>in the paper</th><th>what it shows</th><th>in the course</th></tr>"
-        lines += [f"## {paper}", "", '<table class="papers">', head, *rows, "</table>", ""]
+    lines += [
+        f"All {len(entries)} of them. {len(entries) - missing} have a place in the course, {missing} say why not. Of "
+        "HumanRAM, MPT and ACAE these are the supplements'.",
+        "",
+    ]
+    head = "<tr><th>there</th><th>what it shows</th><th>in the course</th></tr>"
+    for paper in papers:
+        rows = [row(entry, outlines) for entry in paper.entries]
+        lines += [f"## {paper.name}", "", f"*{paper.title}*", "", '<table class="papers">', head, *rows, "</table>", ""]
     return "\n".join(lines)
