@@ -29,5 +29,5 @@ def to_lines(text: str) -> list[str]:
 
 
 def to_restructured(app, what, name, obj, options, lines: list[str]) -> None:
-    """Sphinx's autodoc calls this: changes `lines` in place. A class that only repeats its own signature says nothing."""
+    """Sphinx's autodoc calls this: changes `lines` in place."""
     lines[:] = to_lines("\n".join(lines)) if "\n".join(lines).strip() else []
