@@ -1,4 +1,4 @@
-"""The book's parts: anchors, links, answers, alternative text, the papers' index; and that its inspection finds faults."""
+"""The book's parts: anchors, links, answers, alternative text, the papers' index; and its inspection."""
 
 import re
 

@@ -14,7 +14,6 @@ from course_lib.paths import ROOT
 
 BOOK = ROOT / "build" / "book"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WHITE, DARK = "rgb(255, 255, 255)", "dark"
 
 
 @pytest.fixture(scope="module")

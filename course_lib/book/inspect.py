@@ -1,4 +1,4 @@
-"""Holds a built site to what it promises: every link leads somewhere, nothing comes from outside, no picture is mute."""
+"""Holds a built site to what it promises: links lead somewhere, nothing comes from outside, no picture is mute."""
 
 from collections.abc import Iterator
 from html.parser import HTMLParser
