@@ -24,11 +24,9 @@ PAPERS = ROOT / "book" / "papers.toml"
 
 
 def notebook(*cells):
-    return new_notebook(
-        cells=[
-            new_markdown_cell(cell) if text else new_code_cell(cell) for text, cell in zip("1010", cells, strict=False)
-        ]
-    )
+    """Text and code in turn."""
+    kinds = (new_markdown_cell, new_code_cell)
+    return new_notebook(cells=[kinds[index % 2](cell) for index, cell in enumerate(cells)])
 
 
 def test_equations_lead_to_the_code_that_names_them_or_else_follows():
