@@ -1,13 +1,14 @@
 # make run    set up, then one chapter from end to end: its notebook, its page in build/, its result table
 # make lab    set up, then JupyterLab at chapter 00
 # make test   set up, then everything that CI runs
+# make book   set up, then the book: a site from the notebooks with their stored outputs, in build/book/html
 PYTHON ?= python3
 CHAPTER ?= 03
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run lab test bench bake clean
+.PHONY: run lab test book bench bake clean
 
 run: $(READY)
 	$(BIN)/course run $(CHAPTER)
@@ -17,6 +18,9 @@ lab: $(READY)
 
 test: $(READY)
 	$(BIN)/python tests/run.py
+
+book: $(VENV)/.book
+	$(BIN)/course book
 
 bench: $(VENV)/.bench
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -38,6 +42,6 @@ $(READY): pyproject.toml
 	$(PIP) -e '.[test]' && \
 	echo $$(( $$(date +%s) - start )) > $@
 
-$(VENV)/.bench $(VENV)/.bake: $(VENV)/.%: $(READY)
+$(VENV)/.bench $(VENV)/.bake $(VENV)/.book: $(VENV)/.%: $(READY)
 	$(PIP) -e '.[$*]'
 	touch $@

@@ -507,6 +507,24 @@ def lab(context: typer.Context, browser: Annotated[bool, typer.Option(help="Open
 
 
 @app.command()
+def book() -> None:
+    """Make the book, a site from the notebooks with their stored outputs, in build/book/html."""
+    from course_lib.book.inspect import find_faults
+    from course_lib.book.make import BookFailed, build_book
+
+    try:
+        page, warnings = build_book(BUILD / "book")
+    except (BookFailed, ValueError) as error:
+        raise stop(error) from None
+    faults = warnings + find_faults(page.parent)
+    for words in faults:
+        typer.echo(words, err=True)
+    typer.echo(f"open {page.relative_to(ROOT).as_posix()} in a browser; it needs no network")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def clean(
     data: Annotated[bool, typer.Option("--data", help="Rendered data too.")] = False,
     results: Annotated[bool, typer.Option("--results", help="Result records too.")] = False,

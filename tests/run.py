@@ -36,6 +36,7 @@ OWN_GROUP = {
     ],
     "data scripts": ["test_assets.py", "test_real_*.py"],
     "launches": ["test_launch*.py"],
+    "book": ["test_book.py", "test_book_site.py"],
 }
 
 
@@ -83,6 +84,7 @@ def groups() -> list[Group]:
         Group("notebooks, student", 4, notebook_commands("notebooks")),
         Group("notebooks, complete", 4, notebook_commands("solutions"), {"COURSE_STRICT": "1"}),
         Group("launches", 4, own_pytest["launches"]),
+        Group("book", 5, own_pytest["book"]),
     ]
 
 
