@@ -112,7 +112,7 @@ def run(
 
     typer.echo(f"running {found.name} ({edition}) at scale {scale}")
     try:
-        with progress(found) as on_cell:
+        with progress_bar(found) as on_cell:
             result, page = run_notebook.run(found, edition, scale, store, on_cell)
     except run_notebook.RunFailed as error:
         raise stop(error) from None
@@ -125,7 +125,7 @@ def run(
         typer.echo(f"outputs stored in {found.relative(found.student_notebook)}")
 
 
-def progress(chapter):
+def progress_bar(chapter):
     """A bar over the chapter's cells: entered, it gives the function that is told each cell's number."""
     from contextlib import contextmanager
 
@@ -489,6 +489,42 @@ def launch_run(
     if interrupted:
         raise stop("stopped: the same command goes on from the newest checkpoint", 130)
     raise typer.Exit(process.returncode)
+
+
+# ------------------------------------------------------------------------------------------------- learning and teaching
+@app.command()
+def progress(chapter: Annotated[str | None, typer.Argument(help="Only this one, each exercise.")] = None) -> None:
+    """What you have done, from the checks' own records. Nothing leaves this machine."""
+    from course_lib import progress as records
+
+    try:
+        for line in records.lines(chapter):
+            typer.echo(line)
+    except ValueError as error:
+        raise stop(error, 2) from None
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="The students' notebooks: ada.ipynb, or ada/06_....ipynb.")],
+    chapter: Annotated[str | None, typer.Option(help="Default: what each notebook's exercises say.")] = None,
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("grades.csv"),
+) -> None:
+    """Test every student's answers again, each in a confined process, and write who passed what."""
+    from course_lib import grade as grading
+    from course_lib.files import write_atomic
+
+    try:
+        report = grading.grade(folder, chapter, say=lambda words: typer.echo(words, err=True))
+        write_atomic(out, grading.csv_text(report.rows))
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except OSError as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop("stopped: no table was written", 130) from None
+    for line in [*grading.table_lines(report.rows), "", *grading.protection_lines(report), f"written: {out}"]:
+        typer.echo(line)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
