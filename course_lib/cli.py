@@ -26,6 +26,10 @@ weights_app = typer.Typer(**OPTIONS, help="Weights that the papers' authors rele
 app.add_typer(weights_app, name="weights")
 
 
+workshop_app = typer.Typer(**OPTIONS, help="A folder for a room.")
+app.add_typer(workshop_app, name="workshop")
+
+
 class Edition(StrEnum):
     student = "student"
     complete = "complete"
@@ -491,7 +495,7 @@ def launch_run(
     raise typer.Exit(process.returncode)
 
 
-# ------------------------------------------------------------------------------------------------- learning and teaching
+# ------------------------------------------------------------------------------------- learning and teaching
 @app.command()
 def progress(chapter: Annotated[str | None, typer.Argument(help="Only this one, each exercise.")] = None) -> None:
     """What you have done, from the checks' own records. Nothing leaves this machine."""
@@ -502,6 +506,29 @@ def progress(chapter: Annotated[str | None, typer.Argument(help="Only this one, 
             typer.echo(line)
     except ValueError as error:
         raise stop(error, 2) from None
+
+
+@workshop_app.command("make")
+def workshop_make(
+    chapter: str,
+    out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    minutes: Annotated[int, typer.Option(help="How long you have.")] = 180,
+    wheels: Annotated[bool, typer.Option(help="With every package, for rooms without a network.")] = True,
+    data: Annotated[bool, typer.Option(help="With the rendered data that the chapter opens.")] = True,
+) -> None:
+    """Write a folder for a room: notebooks, packages, data, trained models, agenda; the complete edition beside it."""
+    from course_lib import workshop
+
+    found = chapter_named(chapter)
+    try:
+        workshop.make(found, minutes, out, wheels, data, say=typer.echo)
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except (workshop.WorkshopError, OSError) as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop(f"stopped: {out} is not whole, remove it", 130) from None
+    typer.echo(f"{out / 'README.md'} says how to install, {out / 'AGENDA.md'} what to do when")
 
 
 @app.command()

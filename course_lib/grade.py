@@ -255,7 +255,9 @@ def _judge(task: Task, tested: str, link: socket.socket, verdicts: socket.socket
     except BaseException as error:
         verdict = _failed(tested, f"the check could not be run: {type(error).__name__}: {str(error)[:500]}")
         if type(error).__name__ == "OutOfTime":
-            verdict = _failed(tested, f"{task.name} was still running after {SECONDS:g} s. Is there a loop that never ends?")
+            verdict = _failed(
+                tested, f"{task.name} was still running after {SECONDS:g} s. Is there a loop that never ends?"
+            )
     signal.setitimer(signal.ITIMER_REAL, 0)
     remote.send(verdicts, json.dumps(verdict).encode())
 
@@ -341,7 +343,9 @@ def table_lines(rows: list[Row]) -> list[str]:
         ]
         passed = sum(row.status == "passed" for row in own.values())
         unread = f"  {clean(own[''].message)}" if "" in own else ""
-        lines.append(" ".join([clean(student).ljust(width), *(mark.rjust(6) for mark in shown), f"{passed:6d}"]) + unread)
+        lines.append(
+            " ".join([clean(student).ljust(width), *(mark.rjust(6) for mark in shown), f"{passed:6d}"]) + unread
+        )
     return lines
 
 

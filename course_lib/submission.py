@@ -41,7 +41,9 @@ def read_text(path: Path) -> str:
     """A notebook's text. SubmissionError where it is too large or cannot be read."""
     try:
         if path.stat().st_size > LARGEST:
-            raise SubmissionError(f"it holds {path.stat().st_size:,} bytes, {LARGEST:,} at most are read: clear outputs")
+            raise SubmissionError(
+                f"it holds {path.stat().st_size:,} bytes, {LARGEST:,} at most are read: clear outputs"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SubmissionError(f"it cannot be read: {error}") from None
@@ -105,7 +107,9 @@ def names_used(node: ast.stmt) -> Iterator[str]:
         table = tables.pop()
         tables += table.get_children()
         top = table.get_type() == "module"
-        yield from (each.get_name() for each in table.get_symbols() if each.is_referenced() and (top or each.is_global()))
+        yield from (
+            each.get_name() for each in table.get_symbols() if each.is_referenced() and (top or each.is_global())
+        )
 
 
 def names_defined(node: ast.stmt) -> Iterator[str]:
@@ -115,7 +119,9 @@ def names_defined(node: ast.stmt) -> Iterator[str]:
     elif isinstance(node, ast.Import | ast.ImportFrom):
         yield from ((each.asname or each.name).partition(".")[0] for each in node.names)
     else:
-        yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+        yield from (
+            each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+        )
 
 
 def answer(text: str, exercise: str) -> Callable | None:
