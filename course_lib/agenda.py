@@ -36,6 +36,7 @@ class Plan:
     done: list[Exercise]
     left: list[Exercise]
     spare: int
+    breaks: int
 
 
 def sections(chapter: Chapter) -> list[Section]:
@@ -53,6 +54,10 @@ def sections(chapter: Chapter) -> list[Section]:
     return found
 
 
+def breaks_in(minutes: int) -> int:
+    return (minutes - 1) // (LONGEST + BREAK)
+
+
 def fit(found: list[Section], reading: int, minutes: int) -> Plan:
     """Fit sections and exercises into the minutes. ValueError where they are too few for anything.
 
@@ -60,9 +65,9 @@ def fit(found: list[Section], reading: int, minutes: int) -> Plan:
     the next of each, as long as they fit: one that is left open runs the course's own answer, and stops nothing."""
     if minutes < SHORTEST:
         raise ValueError(f"--minutes {minutes}: at least {SHORTEST} are needed for a welcome and one exercise")
-    time = minutes - WELCOME - CLOSING - BREAK * ((minutes - 1) // (LONGEST + BREAK))
+    time = minutes - WELCOME - CLOSING - BREAK * breaks_in(minutes)
     talk, words = min(reading, time // 2), sum(section.words for section in found)
-    each = [max(1, talk * section.words // max(1, words)) for section in found]
+    each = [talk * section.words // max(1, words) for section in found]
     spare, chosen = time - sum(each), set()
     for turn in range(max(len(section.exercises) for section in found)):
         for section in found:
@@ -72,22 +77,22 @@ def fit(found: list[Section], reading: int, minutes: int) -> Plan:
                     spare -= exercise.minutes
     everything = [exercise for section in found for exercise in section.exercises]
     done = [exercise for exercise in everything if exercise.id in chosen]
-    return Plan(found, each, done, [exercise for exercise in everything if exercise.id not in chosen], spare)
+    left = [exercise for exercise in everything if exercise.id not in chosen]
+    return Plan(found, each, done, left, spare, breaks_in(minutes))
 
 
 def rows(plan: Plan) -> list[tuple[int, int, str]]:
     """(start, minutes, what) of each line, with a break where nobody should sit any longer."""
     lines = [(WELCOME, "Welcome; everybody opens the notebook and runs its first cells")]
     for section, reading in zip(plan.sections, plan.reading, strict=True):
-        lines.append((reading, f"**{section.title}**"))
+        lines += [(reading, f"**{section.title}**")] if reading else []
         lines += [(one.minutes, f"Exercise {one.id}: {one.title}") for one in section.exercises if one in plan.done]
     lines += [(plan.spare, "Time to finish, and for questions")] if plan.spare > 0 else []
     lines.append((CLOSING, "What was built; what is left for later"))
-    found, start, sitting = [], 0, 0
-    breaks = 0
+    found, start, sitting, breaks = [], 0, 0, 0
     total = sum(length for length, _ in lines)
     for length, what in lines:
-        if sitting + length > LONGEST and start and start + length < total:
+        if sitting + length > LONGEST and breaks < plan.breaks and start and start + length < total:
             found.append((start, BREAK, "Break"))
             start, sitting, breaks = start + BREAK, 0, breaks + 1
         found.append((start, length, what))
@@ -113,6 +118,8 @@ def text(chapter: Chapter, minutes: int) -> str:
         ]
     else:
         lines.append("Every exercise fits.")
+    unread = [section.title for section, length in zip(plan.sections, plan.reading, strict=True) if not length]
+    lines += ["", f"Without a minute of their own: {', '.join(unread)}."] if unread else []
     short = reading - sum(plan.reading)
     if short > 0:
         lines += [

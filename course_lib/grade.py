@@ -108,10 +108,11 @@ def chapter_of(text: str) -> Chapter | None:
 # ------------------------------------------------------------------------------------------------------ one exercise
 def grade_notebook(student: str, path: Path, chapter: Chapter | None, report: Report, say=lambda words: None) -> None:
     """Every exercise of one notebook into the report; a notebook that cannot be read fails in one row."""
-    from course_lib.submission import SubmissionError, read_text
+    from course_lib.submission import SubmissionError, code_cells, read_text
 
     try:
         text = read_text(path)
+        code_cells(text)
         found = chapter or chapter_of(text)
         if found is None:
             raise SubmissionError("no exercise of a chapter is in it: was another file handed in?")

@@ -1,4 +1,4 @@
-"""What a learner has done, from the records that `check` keeps in `build/progress.jsonl`. Nothing leaves the machine."""
+"""What a learner has done, from the records of `check` in `build/progress.jsonl`. Nothing leaves the machine."""
 
 import json
 import re

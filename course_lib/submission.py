@@ -61,7 +61,7 @@ def code_cells(text: str) -> list[str]:
 
 
 def statements(cells: list[str], exercise: str) -> list[Statement]:
-    """Every top-level statement. SubmissionError where the exercise's own cell is not Python; other such are left out."""
+    """Every top-level statement. SubmissionError where the exercise's own cell is not Python."""
     found = []
     for number, code in enumerate(cells, 1):
         try:

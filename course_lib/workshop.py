@@ -77,7 +77,7 @@ def make(
 
 
 def data_sets(chapter: Chapter) -> list[str]:
-    """The data sets that the chapter opens at scale laptop, as its last run here noted. WorkshopError if it never ran."""
+    """What the chapter opens at scale laptop, as its last run here noted. WorkshopError if it never ran."""
     names = opened.noted(chapter.name, "laptop")
     if names is None:
         raise WorkshopError(
