@@ -26,6 +26,10 @@ weights_app = typer.Typer(**OPTIONS, help="Weights that the papers' authors rele
 app.add_typer(weights_app, name="weights")
 
 
+workshop_app = typer.Typer(**OPTIONS, help="A folder for a room.")
+app.add_typer(workshop_app, name="workshop")
+
+
 class Edition(StrEnum):
     student = "student"
     complete = "complete"
@@ -112,7 +116,7 @@ def run(
 
     typer.echo(f"running {found.name} ({edition}) at scale {scale}")
     try:
-        with progress(found) as on_cell:
+        with progress_bar(found) as on_cell:
             result, page = run_notebook.run(found, edition, scale, store, on_cell)
     except run_notebook.RunFailed as error:
         raise stop(error) from None
@@ -125,7 +129,7 @@ def run(
         typer.echo(f"outputs stored in {found.relative(found.student_notebook)}")
 
 
-def progress(chapter):
+def progress_bar(chapter):
     """A bar over the chapter's cells: entered, it gives the function that is told each cell's number."""
     from contextlib import contextmanager
 
@@ -489,6 +493,65 @@ def launch_run(
     if interrupted:
         raise stop("stopped: the same command goes on from the newest checkpoint", 130)
     raise typer.Exit(process.returncode)
+
+
+# ------------------------------------------------------------------------------------- learning and teaching
+@app.command()
+def progress(chapter: Annotated[str | None, typer.Argument(help="Only this one, each exercise.")] = None) -> None:
+    """What you have done, from the checks' own records. Nothing leaves this machine."""
+    from course_lib import progress as records
+
+    try:
+        for line in records.lines(chapter):
+            typer.echo(line)
+    except ValueError as error:
+        raise stop(error, 2) from None
+
+
+@workshop_app.command("make")
+def workshop_make(
+    chapter: str,
+    out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    minutes: Annotated[int, typer.Option(help="How long you have.")] = 180,
+    wheels: Annotated[bool, typer.Option(help="With every package, for rooms without a network.")] = True,
+    data: Annotated[bool, typer.Option(help="With the rendered data that the chapter opens.")] = True,
+) -> None:
+    """Write a folder for a room: notebooks, packages, data, trained models, agenda; the complete edition beside it."""
+    from course_lib import workshop
+
+    found = chapter_named(chapter)
+    try:
+        workshop.make(found, minutes, out, wheels, data, say=typer.echo)
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except (workshop.WorkshopError, OSError) as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop(f"stopped: {out} is not whole, remove it", 130) from None
+    typer.echo(f"{out / 'README.md'} says how to install, {out / 'AGENDA.md'} what to do when")
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="The students' notebooks: ada.ipynb, or ada/06_....ipynb.")],
+    chapter: Annotated[str | None, typer.Option(help="Default: what each notebook's exercises say.")] = None,
+    out: Annotated[Path, typer.Option(help="The table to write.")] = Path("grades.csv"),
+) -> None:
+    """Test every student's answers again, each in a confined process, and write who passed what."""
+    from course_lib import grade as grading
+    from course_lib.files import write_atomic
+
+    try:
+        report = grading.grade(folder, chapter, say=lambda words: typer.echo(words, err=True))
+        write_atomic(out, grading.csv_text(report.rows))
+    except ValueError as error:
+        raise stop(error, 2) from None
+    except OSError as error:
+        raise stop(error) from None
+    except KeyboardInterrupt:
+        raise stop("stopped: no table was written", 130) from None
+    for line in [*grading.table_lines(report.rows), "", *grading.protection_lines(report), f"written: {out}"]:
+        typer.echo(line)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

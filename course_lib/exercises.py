@@ -63,7 +63,8 @@ def refusal(identifier: object, function: object) -> str | None:
 @functools.cache
 def chapter_slug(identifier: str) -> str:
     """ "01.1" -> "cameras", from the one file `solutions/01_*.py`."""
-    found = sorted(paths.SOLUTIONS.glob(f"{identifier[:2]}_*.py"))
+    pattern = f"{identifier[:2]}_*.py"
+    found = sorted(paths.SOLUTIONS.glob(pattern)) or sorted(paths.NOTEBOOKS.glob(pattern))  # a workshop has no sources
     if len(found) != 1:
         raise LookupError(
             f"exercise {identifier}: {len(found)} files are named solutions/{identifier[:2]}_*.py, not one"

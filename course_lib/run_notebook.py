@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from PIL import Image
 from traitlets import Type
 
-from course_lib import build
+from course_lib import build, opened
 from course_lib.chapter_source import Chapter
 from course_lib.files import write_atomic
 
@@ -88,13 +88,24 @@ def execute(chapter: Chapter, notebook: NotebookNode, scale: str, on_cell: Calla
 
     client.on_cell_start = start
     try:
-        client.execute(env={**os.environ, "COURSE_SCALE": scale})
+        client.execute(env={**os.environ, "COURSE_SCALE": scale, **noting(chapter, scale)})
     except Exception as error:
         if hasattr(client, "_async_cleanup_kernel_future"):  # nbclient answered a signal by ending the kernel
             raise KeyboardInterrupt from None
         if isinstance(error, CellExecutionError | DeadKernelError):
             raise RunFailed(failure_words(chapter, notebook, started[-1])) from error
         raise
+
+
+def noting(chapter: Chapter, scale: str) -> dict[str, str]:
+    """The variable that makes the kernel note which data sets it opens, in a file begun anew."""
+    path = opened.note_path(chapter.name, scale)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    except OSError:
+        return {}
+    return {opened.VARIABLE: str(path)}
 
 
 def failure_words(chapter: Chapter, notebook: NotebookNode, index: int) -> str:

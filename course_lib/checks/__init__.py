@@ -101,6 +101,8 @@ def judge(exercise: str, answer: Callable) -> tuple[str, str]:
 
 def explain(error: BaseException, answer: Callable) -> str:
     """An exception out of a check, in words: what was raised, in which of the learner's lines, and what to do."""
+    if hasattr(error, "explained"):  # by the process in which a graded answer runs
+        return error.explained
     name = getattr(answer, "__name__", "your function")
     where = _line_of(error, answer)
     said = f"{type(error).__name__}: {_first_lines(str(error))}" if str(error) else type(error).__name__
