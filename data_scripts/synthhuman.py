@@ -16,7 +16,9 @@ from course_lib.data.synthhuman import (
     ENDINGS,
     FILE,
     FRAMINGS,
+    MOST,
     ReleaseError,
+    check_exr,
     framing_of,
     path_of,
     read_sample,
@@ -28,8 +30,6 @@ from course_lib.real.safe import opened, problem_with, read_image, read_mask
 from course_lib.real.source import Item, Source
 
 CHUNK = 200  # samples that are looked at together
-EXR = b"\x76\x2f\x31\x01"  # how such a file begins
-MOST = 2**26  # bytes of a file, and of what its window says it holds: the release's pictures are of 512 x 384
 TURNED = -0.5  # a correlation of the file's normals with those of its depth: below, an axis points the other way
 
 
@@ -114,20 +114,10 @@ def check_files(folder: Path, index: int) -> None:
         with opened(path, MOST if ending != "txt" else 10_000) as stream:
             begin = stream.read(4096)
         if ending == "exr":
-            check_window(path, begin)
-
-
-def check_window(path: Path, begin: bytes) -> None:
-    """Raises a SourceError unless an EXR file's data window is of a size that pictures have."""
-    if not begin.startswith(EXR):
-        raise differs(path, "the file", "EXR's first four bytes", str(begin[:4]))
-    at = begin.find(b"dataWindow\0box2i\0\x10\0\0\0")
-    if at < 0 or len(begin) < at + 37:
-        raise differs(path, "dataWindow", "this entry in its header", "none", "is the file cut?")
-    left, top, right, bottom = np.frombuffer(begin, "<i4", 4, at + 21).tolist()
-    pixels = (right - left + 1) * (bottom - top + 1)
-    if right < left or bottom < top or 12 * pixels > MOST:
-        raise differs(path, "dataWindow", f"1 to {MOST // 12:,} pixels", f"{right - left + 1} x {bottom - top + 1}")
+            try:
+                check_exr(path, begin)
+            except ReleaseError as error:
+                raise SourceError(str(error)) from error
 
 
 def check_sample(sample: Sample, folder: Path, index: int) -> None:

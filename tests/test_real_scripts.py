@@ -32,6 +32,7 @@ from scipy.spatial.transform import Rotation
 
 from course_lib.chapters.bodies import read_body_file
 from course_lib.data import shards
+from course_lib.data.shards import ShardError
 from course_lib.real import bodies as real_bodies
 from course_lib.real import overlay
 from course_lib.real.checks import SourceError
@@ -319,6 +320,30 @@ def test_amass_is_sampled_evenly_over_all_motions(tmp_path, capsys):
     assert "translation" not in table
     assert run(amass.Amass, root, tmp_path / "more", "--meshes", "100000") == 0
     assert report(tmp_path / "more")["samples"] == 180  # no more than 30 a second
+
+
+def test_chapter_13_draws_its_meshes_from_amass(tmp_path, monkeypatch):
+    from course_lib.data import meshes
+
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "data"))
+    meshes.pool.cache_clear()
+    try:
+        root = write_amass(tmp_path / "root")
+        assert run(amass.Amass, root, tmp_path / "data" / "meshes-train", "--meshes", "6") == 0
+        table = read_table(tmp_path / "data" / "meshes-train")
+        poses, betas = meshes.pool("train", 4096)
+        np.testing.assert_array_equal(poses.numpy(), table["pose"])
+        assert betas.shape == (6, 10) and np.isfinite(betas.numpy()).all()
+        bodies = meshes.sample_bodies(3, 0)  # what chapter 13's stream asks for
+        assert len(bodies) == 3 and bodies.vertices.isfinite().all() and 1.2 < np.ptp(bodies.vertices[0, :, 1]) < 2.4
+        assert set(bodies.identity.tolist()) <= set(range(6))
+        manifest = tmp_path / "data" / "meshes-train" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("true", "false"))
+        meshes.pool.cache_clear()
+        with pytest.raises(ShardError, match="is not complete"):
+            meshes.pool("train", 4096)
+    finally:
+        meshes.pool.cache_clear()
 
 
 def test_amass_meshes_are_the_release_turned_y_up(bodies, tmp_path, capsys):

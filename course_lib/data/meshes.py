@@ -1,8 +1,10 @@
 """People as meshes without pictures: what mesh pre-training learns from (MPT, supplement F).
 
 The paper samples 2 million meshes from AMASS, recordings of real people under licences. Here poses come from
-`course_lib.data.poses` and shapes from the open body. A pool of poses and identities is drawn once and kept in a small
-file; every body is a pose of the pool (or its mirror image) on an identity of the pool, turned to a heading.
+`course_lib.data.poses` and shapes from the open body, unless `data_scripts/amass.py` wrote poses into the data folder:
+into `meshes-train`, or `meshes-test` for the other split. Then those are taken, all of them. A pool of poses and
+identities is drawn once and kept in a small file; every body is a pose of the pool (or its mirror image) on an identity
+of the pool, turned to a heading.
 
 A mesh is the visible skin, followed by the few vertices inside the body that keypoints are made of: so keypoints are
 fixed weighted means of its vertices (`joint_matrix`), of a predicted mesh as of a true one. What is cached here
@@ -23,8 +25,9 @@ from course_lib.chapters.cameras import axis_angle_to_matrix, matrix_to_axis_ang
 from course_lib.data.keypoints import FORMATS, Regressor, regressor
 from course_lib.data.person import SPLITS, identity_rng, load_body, sample_person
 from course_lib.data.poses import mirror_pose, sample_pose
+from course_lib.data.sets import is_real
 from course_lib.files import draft
-from course_lib.paths import body_file, data_dir
+from course_lib.paths import OPEN_BODY, body_file, data_dir
 from course_lib.threads import one_thread
 
 JOINT_FORMATS = ("h36m17", "lsp14", "coco17")  # evaluation on Human3.6M, METRO's 14 joints, what heatmaps show
@@ -132,6 +135,8 @@ def pool(split: str = "train", size: int = 4096) -> tuple[Tensor, Tensor]:
     """
     if split not in SPLITS or size < 1:
         raise ValueError(f"a pool of {size} in split {split!r}: give at least 1, and one of {', '.join(SPLITS)}")
+    if is_real(data_dir() / f"meshes-{split}"):
+        return recorded(split)
     path = data_dir() / f"meshes-{split}-{size}-{body_file().stem}-v{VERSION}.npz"
     try:
         with np.load(path, allow_pickle=False) as kept:
@@ -144,6 +149,22 @@ def pool(split: str = "train", size: int = 4096) -> tuple[Tensor, Tensor]:
     with draft(path) as beside, beside.open("wb") as file:
         np.savez(file, poses=poses, betas=betas)
     return torch.from_numpy(poses), torch.from_numpy(betas)
+
+
+def recorded(split: str) -> tuple[Tensor, Tensor]:
+    """Poses (M, 55, 3) and shapes (M, 10) that `data_scripts/amass.py` wrote, however many.
+
+    SMPL-X's shapes go with its body file (COURSE_BODY); those of SMPL+H, or of any beside the open body, mean another
+    body: then the identities are this course's, one after another."""
+    from course_lib.real.tables import read_table  # which needs this package
+
+    table = read_table(data_dir() / f"meshes-{split}", ("pose", "betas", "family"))
+    own = body_file() != OPEN_BODY
+    fits = (table["family"] == "SMPLX") & own
+    betas = table["betas"][:, :10].astype(np.float32)
+    shapes = np.stack([sample_person(identity_rng(split, n), clothed=False).betas for n in range(min(len(betas), 256))])
+    betas[~fits] = shapes[np.flatnonzero(~fits) % len(shapes)]
+    return torch.from_numpy(table["pose"].astype(np.float32)), torch.from_numpy(betas)
 
 
 @one_thread()
@@ -171,7 +192,7 @@ def sample_bodies(
     if count < 1 or (heading is not None and not 0 <= heading <= 180):
         raise ValueError(f"{count} bodies within {heading} degrees: give at least 1, and 0 to 180 degrees or None")
     poses, betas = pool(split, size)
-    rng = np.random.default_rng(seed)
+    size, rng = len(poses), np.random.default_rng(seed)
     chosen, identity = rng.integers(size, size=count), rng.integers(size, size=count)
     pose = poses[chosen].numpy()
     pose = np.where(rng.random((count, 1, 1)) < 0.5, mirror_pose(pose), pose)

@@ -14,6 +14,7 @@ samples of 512 x 384 pixels, under CDLA-Permissive-2.0; github.com/microsoft/DAV
 
 import os
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from course_lib.files import draft, text_hash, write_atomic
 FRAMINGS = {"face": range(98_040), "full": range(98_040, 198_016), "upper": range(198_016, 298_008)}
 ENDINGS = {"rgb": "png", "alpha": "png", "depth": "exr", "normal": "exr", "cam": "txt"}
 FILE = re.compile(r"(rgb|alpha|depth|normal|cam)_(\d{7})\.(?:png|exr|txt)")
+EXR = b"\x76\x2f\x31\x01"  # how such a file begins
+MOST = 2**26  # bytes of a file, and of what its header says it holds: the release's pictures are of 512 x 384
 CHANNELS = (("R", "G", "B"), ("X", "Y", "Z"))  # names of x, y, z in an EXR file
 
 
@@ -69,8 +72,10 @@ def read_file(path: Path) -> np.ndarray:
 
 
 def read_png(path: Path) -> np.ndarray:
-    """(H, W) or (H, W, 3) bytes."""
-    with Image.open(path) as image:
+    """(H, W) or (H, W, 3) bytes. ReleaseError for more than pictures of the release have."""
+    with Image.open(path, formats=("PNG",)) as image:
+        if 4 * image.width * image.height > MOST:
+            raise ReleaseError(f"{path} has {image.width} x {image.height} pixels: the release's have 512 x 384")
         return np.array(image)
 
 
@@ -78,6 +83,8 @@ def read_exr(path: Path) -> np.ndarray:
     """One channel -> (H, W), three -> (H, W, 3) as x, y, z; float32."""
     if path.stat().st_size == 0:
         raise ReleaseError(f"{path} cannot be read (it is empty): take it out of the archive again")
+    with open(path, "rb") as stream:
+        check_exr(path, stream.read(4096))
     channels = {
         name: channel.pixels for name, channel in OpenEXR.File(str(path), separate_channels=True).channels().items()
     }
@@ -87,6 +94,36 @@ def read_exr(path: Path) -> np.ndarray:
         if set(names) == channels.keys():
             return np.stack([channels[name] for name in names], -1).astype(np.float32)
     raise ReleaseError(f"{path}: one channel or R, G, B were expected, found {', '.join(channels)}")
+
+
+def check_exr(path: Path, begin: bytes) -> None:
+    """Raises a ReleaseError unless a file begins as an EXR of one picture of lines, no larger than such pictures are.
+    begin: its first 4096 bytes. OpenEXR makes room for whatever a header says."""
+    if not begin.startswith(EXR) or len(begin) < 8 or begin[5] & 0x1A:  # tiles, deep pixels, several parts
+        raise ReleaseError(f"{path}: EXR's first four bytes and one picture were expected, found {begin[:8]!r}")
+    try:
+        found = exr_header(begin)
+        left, top, right, bottom = struct.unpack("<4i", found[b"dataWindow"])
+        channels = found[b"channels"].count(b"\0\1\0\0\0\1\0\0\0")  # each ends with its steps along x and y
+    except (ValueError, KeyError, IndexError, struct.error) as error:
+        raise ReleaseError(f"{path}: dataWindow and channels were expected in its header: is the file cut?") from error
+    pixels = (right - left + 1) * (bottom - top + 1)
+    if right < left or bottom < top or not 0 < channels <= 4 or 4 * channels * pixels > MOST:
+        size = f"{right - left + 1} x {bottom - top + 1} pixels of {channels} channels"
+        raise ReleaseError(f"{path}: dataWindow of 1 to {MOST // 12:,} pixels was expected, found {size}")
+
+
+def exr_header(begin: bytes) -> dict[bytes, bytes]:
+    """Name -> value of the entries in an EXR file's header. ValueError where two have the same name."""
+    found, at = {}, 8
+    while begin[at]:
+        name, kind = begin[at : (middle := begin.index(0, at))], begin.index(0, middle + 1)
+        (size,) = struct.unpack_from("<i", begin, kind + 1)
+        at = kind + 5 + size
+        if name in found or size < 0:
+            raise ValueError(f"{name!r} twice, or of {size} bytes")
+        found[name] = begin[kind + 5 : at]
+    return found
 
 
 def write_file(path: Path, values: np.ndarray) -> None:

@@ -39,7 +39,7 @@ class Graph:
         from onnx import numpy_helper
 
         self.path, model = Path(path), load_model(path)
-        self.nodes, self.to_array = list(model.graph.node), numpy_helper.to_array
+        self.nodes, self.read_tensor = list(model.graph.node), numpy_helper.to_array
         constants = {each.name: each for each in model.graph.initializer}
         self.inputs = [each.name for each in model.graph.input if each.name not in constants]
         self.outputs = {each.name: len(each.type.tensor_type.shape.dim) for each in model.graph.output}
@@ -59,11 +59,19 @@ class Graph:
     def read_constant(self, name: str) -> np.ndarray | None:
         """The same, read anew."""
         if name in self.constants:
-            return self.to_array(self.constants[name])
+            return self.to_array(name, self.constants[name])
         node = self.nodes[self.maker[name]] if name in self.maker else None
         if node is None or node.op_type not in ("Constant", *PASSING):
             return None
-        return self.to_array(node.attribute[0].t) if node.op_type == "Constant" else self.constant(node.input[0])
+        if node.op_type != "Constant":
+            return self.constant(node.input[0])
+        return self.to_array(name, node.attribute[0].t)
+
+    def to_array(self, name: str, tensor) -> np.ndarray:
+        """The numbers of a tensor. ReleasedError where they lie in another file, which may be any of this machine."""
+        if tensor.data_location != tensor.DEFAULT or tensor.external_data:
+            raise ReleasedError(f"{self.path} keeps {name} in another file: that is not opened")
+        return self.read_tensor(tensor)
 
     def with_constant(self, place: int) -> tuple[str, np.ndarray] | None:
         """For a node of two inputs, one of them constant: the other one's name and the constant."""

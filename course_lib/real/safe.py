@@ -16,6 +16,7 @@ import io
 import json
 import math
 import pickle
+import re
 import shutil
 import stat
 import struct
@@ -42,6 +43,7 @@ BROKEN = (  # what reading a broken file can lead to
     *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, RecursionError),
     *(MemoryError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile, tarfile.TarError, SyntaxError),
     *(pickle.UnpicklingError, NotImplementedError, Image.DecompressionBombError, tokenize.TokenError),
+    *(BufferError, ArithmeticError, AssertionError, SystemError),
 )
 
 
@@ -137,9 +139,16 @@ class Call(NamedTuple):
 
 def empty_array(kind, shape, code) -> np.ndarray:
     """What every pickled array begins as; its numbers follow."""
-    if kind is not ADMITTED["numpy", "ndarray"] or tuple(shape) != (0,):
-        raise UnsafeFile(f"an array of {kind!r} and shape {shape!r}")
+    if kind is not ADMITTED["numpy", "ndarray"] or shape != (0,):
+        raise UnsafeFile("an array that doesn't begin as an empty one of numpy's")
     return np.ndarray((0,), "b")
+
+
+def kind_of_number(code, align=False, copy=True) -> np.dtype:
+    """numpy's dtype of numbers, text or objects. No structures: their fields could lie outside of what they hold."""
+    if type(code) is not str or not re.fullmatch(r"[<>|=]?(?:[?biufcO]\d{0,2}|[SU]\d{1,9})", code):
+        raise UnsafeFile("a dtype that is neither numbers nor text")
+    return np.dtype(code, False, True)
 
 
 def no_array(*_):
@@ -157,15 +166,17 @@ def number(dtype, data=b""):
 
 def from_buffer(buffer, dtype, shape, order) -> np.ndarray:
     """An array of pickle's protocol 5."""
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or order not in ("C", "F"):
+    if not isinstance(dtype, np.dtype) or dtype.hasobject or type(buffer) not in (bytes, bytearray):
         raise UnsafeFile("an array that is made of no numbers")
+    if type(order) is not str or order not in ("C", "F"):
+        raise UnsafeFile("an array in no order")
     return np.frombuffer(buffer, dtype).reshape(shape, order=order)
 
 
 def to_bytes(text: str, encoding: str) -> bytes:
     """Bytes as Python 3 stores them for Python 2."""
-    if encoding != "latin1":
-        raise UnsafeFile(f"text in {encoding!r}")
+    if encoding != "latin1" or type(text) is not str:
+        raise UnsafeFile("bytes that are no text in latin1")
     return codecs.encode(text, "latin1")
 
 
@@ -177,13 +188,50 @@ def no_bytes() -> bytes:
 def kept(kind, base=object, state=None) -> Kept:
     """An object of an old protocol."""
     if not (isinstance(kind, type) and issubclass(kind, Kept)):
-        raise UnsafeFile(f"an object of {kind!r}")
+        raise UnsafeFile(f"an object of a {type(kind).__name__}")
     return kind()
 
 
+def check_dtype(dtype: np.dtype, state) -> None:
+    """Raises UnsafeFile unless what a pickle adds to a dtype is its byte order alone. numpy believes what it is told:
+    that an object is a number, whose bytes are then an address."""
+    if type(state) is not tuple or len(state) != 8 or type(state[1]) is not str or state[1] not in ("<", ">", "|", "="):
+        raise UnsafeFile("a dtype with more to it than an order of bytes")
+    sizes, flags = (-1, dtype.itemsize), state[7]
+    if any(part is not None for part in state[2:5]) or type(flags) is not int or flags != dtype.flags:
+        raise UnsafeFile("a dtype that says it is another one")
+    if type(state[5]) is not int or state[5] not in sizes or type(state[6]) is not int or not -1 <= state[6] <= 16:
+        raise UnsafeFile("a dtype of another size than its own")
+
+
+def check_array(array: np.ndarray, state) -> None:
+    """Raises UnsafeFile unless a new array gets as many bytes or objects as its shape takes."""
+    if array.shape != (0,) or type(state) is not tuple or len(state) != 5 or type(state[1]) is not tuple:
+        raise UnsafeFile("an array that is filled twice, or with no numbers")
+    _, shape, dtype, _, raw = state
+    if not isinstance(dtype, np.dtype) or any(type(side) is not int or side < 0 for side in shape):
+        raise UnsafeFile("an array without a shape")
+    wanted, kinds = math.prod(shape), (list,) if dtype.hasobject else (bytes, str)
+    if type(raw) not in kinds or len(raw) != wanted * (1 if dtype.hasobject else dtype.itemsize):
+        raise UnsafeFile(f"an array of {wanted:,} entries, and other bytes than those")
+
+
+def put(table, pairs: list) -> dict:
+    """Adds key, value, key, value, ... to a table. UnsafeFile for keys other than numbers and text: to look up tuples
+    in tuples in tuples can take forever."""
+    if type(table) is not dict:
+        raise UnsafeFile("it sets entries of what is no table")
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if any(not isinstance(part, KEYS) for part in (key if type(key) is tuple else (key,))):
+            raise UnsafeFile(f"a table with a {type(key).__name__} for a key")
+        table[key] = value
+    return table
+
+
+KEYS = (str, bytes, int, float, type(None), np.number, np.str_, np.bytes_, np.bool_)
 ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): Call(no_array),
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): Call(kind_of_number),
     ("_codecs", "encode"): Call(to_bytes),
     ("builtins", "bytes"): Call(no_bytes),
     ("__builtin__", "bytes"): Call(no_bytes),
@@ -225,13 +273,46 @@ class Unpickler(pickle._Unpickler):
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(length)))
 
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    def load_build(self):
+        """Looks at what an object is made of before it is made."""
+        thing, state = self.stack[-2:]
+        if isinstance(thing, np.dtype):
+            check_dtype(thing, state)
+        elif isinstance(thing, np.ndarray):
+            check_array(thing, state)
+        elif not isinstance(thing, Kept):
+            raise UnsafeFile(f"it changes a {type(thing).__name__}")
+        pickle._Unpickler.load_build(self)
+
+    def load_setitem(self):
+        """One entry of a table."""
+        pair = self.stack[-2:]
+        del self.stack[-2:]
+        put(self.stack[-1], pair)
+
+    def load_setitems(self):
+        """Some entries of a table."""
+        pairs = self.pop_mark()
+        put(self.stack[-1], pairs)
+
+    def load_dict(self):
+        """A table with entries."""
+        pairs = self.pop_mark()  # changes where `append` appends to
+        self.append(put({}, pairs))
+
+    def load_set(self):
+        """Sets look their members up as tables do their keys."""
+        raise UnsafeFile("it holds a set, which is no number")
+
+    dispatch |= {pickle.BYTEARRAY8[0]: load_bytearray8, pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem}
+    dispatch |= {pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict}
+    dispatch |= dict.fromkeys((pickle.EMPTY_SET[0], pickle.ADDITEMS[0], pickle.FROZENSET[0]), load_set)
 
 
 def unpickled(stream: IO[bytes], path: str | Path, encoding: str = "latin1") -> Any:
     """The numbers of a pickle in an open file. UnsafeFile, or SourceError where it is damaged."""
     try:
-        return plain(Unpickler(stream, encoding=encoding).load())
+        return Plain().of(Unpickler(stream, encoding=encoding).load())
     except UnsafeFile as error:
         raise UnsafeFile(f"{shown(path)}: {error}") from None
     except BROKEN as error:
@@ -260,57 +341,106 @@ def opened(path: str | Path, most: int = 4 * GIB) -> IO[bytes]:
         raise SourceError(f"{shown(path)} can't be opened: {error.strerror}") from error
 
 
-def plain(value, memo: dict[int, Any] | None = None, depth: int = 0) -> Any:
+class Plain:
     """Arrays in place of what was kept of chumpy's and scipy's objects, in tables and lists too.
 
-    memo: what was made already, so that a list that is in many lists is gone through once."""
-    memo = {} if memo is None else memo
-    if depth > 50:
-        raise UnsafeFile("lists in lists in lists, over fifty deep")
-    if id(value) not in memo:
-        memo[id(value)] = plain_one(value, memo, depth + 1)
-    return memo[id(value)]
+    memo: id -> what was made of it, its bytes when all lists in lists are written out, and itself, so that a list that
+    is in many lists is gone through once, and none of them grows beyond `most` for whoever makes an array of it.
+    """
+
+    def __init__(self, most: int = 4 * GIB):
+        self.memo: dict[int, tuple[Any, int, Any]] = {}
+        self.most, self.dense = most, 0
+
+    def of(self, value, depth: int = 0) -> Any:
+        """The plain value. UnsafeFile for what isn't data."""
+        return self.sized(value, depth)[0]
+
+    def sized(self, value, depth: int) -> tuple[Any, int]:
+        """The plain value and its bytes."""
+        if depth > 50:
+            raise UnsafeFile("lists in lists in lists, over fifty deep")
+        if id(value) not in self.memo:
+            self.memo[id(value)] = (*self.made(value, depth + 1), value)  # itself, so that no other gets its id
+        result, size, _ = self.memo[id(value)]
+        if size > self.most:
+            raise UnsafeFile(f"lists in lists that take over {self.most:,} bytes when they are written out")
+        return result, size
+
+    def made(self, value, depth: int) -> tuple[Any, int]:
+        """`sized`, of something new."""
+        if type(value) is dict:
+            keys, parts = list(value), [self.sized(item, depth) for item in value.values()]
+            return dict(zip(keys, (part for part, _ in parts), strict=True)), 8 + sum(size for _, size in parts)
+        if type(value) in (list, tuple):
+            parts = [self.sized(item, depth) for item in value]
+            return type(value)(part for part, _ in parts), 8 + sum(size for _, size in parts)
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            parts, result = [self.sized(item, depth) for item in value.ravel()], np.empty(value.size, object)
+            for index, (part, _) in enumerate(parts):
+                result[index] = part
+            return result.reshape(value.shape), 8 + sum(size for _, size in parts)
+        if isinstance(value, Kept):
+            dense = self.numbers_of(value, depth)
+            return dense, dense.nbytes
+        if value is None or isinstance(value, bool | int | float | complex):
+            return value, 8
+        if type(value) in (str, bytes, bytearray):
+            return value, 8 + len(value)
+        if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+            return checked_text(value), 8 + value.nbytes
+        raise UnsafeFile(f"it holds a {type(value).__name__}, which is no number")
+
+    def array(self, value, depth: int) -> np.ndarray:
+        """A part of what chumpy or scipy keep: an array of numbers, or one number."""
+        found = self.of(value, depth)
+        if not isinstance(found, np.ndarray | np.number | int | float) or np.asarray(found).dtype.kind not in "biufc":
+            raise UnsafeFile(f"a matrix whose numbers are a {type(value).__name__}")
+        return np.asarray(found)
+
+    def numbers_of(self, value: Kept, depth: int) -> np.ndarray:
+        """The dense array of an object of chumpy or scipy."""
+        state = value.state
+        if isinstance(value, Chumpy):
+            return self.array(state["x"], depth)
+        if isinstance(value, Chosen):
+            shape, chosen = self.of(state["preferred_shape"], depth), self.array(state["idxs"], depth)
+            self.make_room(chosen.size * 16)
+            return self.array(state["a"], depth).ravel()[chosen].reshape(shape)
+        if not isinstance(value, Sparse):
+            raise UnsafeFile("an object without a kind")
+        return self.dense_of(value, depth)
+
+    def make_room(self, size: int) -> None:
+        """Counts what files make of little; a body's matrices take some megabytes."""
+        self.dense += size
+        if self.dense > GIB:
+            raise UnsafeFile(f"matrices that are almost empty and take over {self.dense:,} bytes")
+
+    def dense_of(self, value: Sparse, depth: int) -> np.ndarray:
+        """The dense array of a matrix of scipy's."""
+        state = value.state
+        shape = tuple(int(n) for n in self.of(state.get("_shape", state.get("shape")), depth))
+        data = self.array(state["data"], depth)
+        if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > GIB // 8:
+            raise UnsafeFile("a sparse matrix of more than 134 million entries, or of none")
+        self.make_room(math.prod(shape) * data.itemsize)
+        if isinstance(value, Triples):
+            row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
+            return sparse.coo_matrix((data, (self.array(row, depth), self.array(column, depth))), shape).toarray()
+        kind = sparse.csc_matrix if isinstance(value, Columns) else sparse.csr_matrix
+        matrix = kind((data, self.array(state["indices"], depth), self.array(state["indptr"], depth)), shape)
+        matrix.check_format(full_check=True)
+        return matrix.toarray()
 
 
-def plain_one(value, memo: dict[int, Any], depth: int) -> Any:
-    """`plain`, of something new."""
-    if isinstance(value, dict):
-        return {key: plain(item, memo, depth) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(item, memo, depth) for item in value)
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        result = np.empty(value.size, object)
-        for index, item in enumerate(value.ravel()):
-            result[index] = plain(item, memo, depth)
-        return result.reshape(value.shape)
-    if isinstance(value, Kept):
-        return numbers_of(value, memo, depth)
-    if value is None or isinstance(value, str | bytes | bytearray | bool | int | float | complex):
-        return value
-    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
-        return value
-    raise UnsafeFile(f"it holds a {type(value).__name__}, which is no number")
-
-
-def numbers_of(value: Kept, memo: dict[int, Any], depth: int) -> np.ndarray:
-    """The dense array of an object of chumpy or scipy."""
-    state = value.state
-    if isinstance(value, Chumpy):
-        return np.asarray(plain(state["x"], memo, depth))
-    if isinstance(value, Chosen):
-        return np.asarray(plain(state["a"], memo, depth)).ravel()[state["idxs"]].reshape(state["preferred_shape"])
-    if not isinstance(value, Sparse):
-        raise UnsafeFile("an object without a kind")
-    shape = tuple(int(n) for n in state.get("_shape", state.get("shape")))
-    if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > GIB // 8:
-        raise UnsafeFile(f"a sparse matrix of {shape}")
-    if isinstance(value, Triples):
-        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
-        return sparse.coo_matrix((state["data"], (row, column)), shape).toarray()
-    kind = sparse.csc_matrix if isinstance(value, Columns) else sparse.csr_matrix
-    matrix = kind((state["data"], state["indices"], state["indptr"]), shape)
-    matrix.check_format(full_check=True)
-    return matrix.toarray()
+def checked_text(value: np.ndarray | np.generic) -> np.ndarray | np.generic:
+    """The value itself; UnsafeFile for text with letters that don't exist, over which Python stumbles later."""
+    if value.dtype.kind == "U" and value.size and value.dtype.itemsize and isinstance(value, np.ndarray):
+        codes = np.ascontiguousarray(value).reshape(-1).view(np.dtype("u4").newbyteorder(value.dtype.byteorder))
+        if codes.max() > 0x10FFFF:
+            raise UnsafeFile("text with letters that don't exist")
+    return value
 
 
 # ---------------------------------------------------------------- numpy, torch, json
@@ -329,10 +459,10 @@ def array_in(stream: IO[bytes], size: int, path: str | Path) -> Any:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = read_header[version](stream)
         if not dtype.hasobject:
-            if math.prod(shape) * dtype.itemsize > size:
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
                 raise UnsafeFile(f"it says that it holds {shape} of {dtype}, in {size} bytes: it is refused")
             data = stream.read(math.prod(shape) * dtype.itemsize)
-            return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()
+            return checked_text(np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy())
     except UnsafeFile as error:
         raise UnsafeFile(f"{shown(path)}: {error}") from None
     except BROKEN as error:
@@ -341,10 +471,10 @@ def array_in(stream: IO[bytes], size: int, path: str | Path) -> Any:
     return value.item() if isinstance(value, np.ndarray) and value.shape == () else value
 
 
-def read_npz(path: str | Path, keys: tuple[str, ...] | None = None, most: int = 16 * GIB) -> dict[str, Any]:
+def read_npz(path: str | Path, keys: tuple[str, ...] | None = None, most: int = 4 * GIB) -> dict[str, Any]:
     """The arrays of an .npz file, or those of some keys that are there. SourceError where it is damaged."""
     found = {}
-    with open_zip(path, most) as archive:
+    with open_zip(path, most, Limits(total=most, files=100_000, ratio=100)) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if keys is None or name in keys:
@@ -366,13 +496,51 @@ def read_torch(path: str | Path) -> Any:
     with opened(path, 64 * GIB):
         pass
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if is_zip(path):
+            check_stored(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        check_tensors(found, path)
+        return found
+    except SourceError:
+        raise
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise UnsafeFile(f"{shown(path)} holds other things than tensors: it is refused") from error
         raise unreadable(path, error) from error
     except BROKEN as error:
         raise unreadable(path, error) from error
+
+
+def check_stored(path: str | Path) -> None:
+    """Raises UnsafeFile where torch's archive is packed: torch stores tensors as they are, a bomb does not."""
+    with open_zip(path, 64 * GIB) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise UnsafeFile(f"{shown(path)}: {shown(member.filename)} is packed, tensors never are: it is refused")
+
+
+def check_tensors(found, path: str | Path) -> None:
+    """Raises UnsafeFile for tensors that claim more numbers than the file holds: a copy of them would fill the memory.
+    One tensor may have up to eight names."""
+    size, total = Path(path).stat().st_size, 0
+    for tensor in tensors_in(found, 0):
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UnsafeFile(f"{shown(path)}: a tensor that is sparse, quantized or has no numbers: it is refused")
+        claimed = tensor.numel() * tensor.element_size()
+        total += claimed
+        if claimed > size or total > 8 * size:
+            raise UnsafeFile(f"{shown(path)} has {size:,} bytes, a tensor of it {tuple(tensor.shape)}: it is refused")
+
+
+def tensors_in(found, depth: int) -> Iterator[torch.Tensor]:
+    """All tensors in tables and lists. UnsafeFile for deep ones."""
+    if depth > 20:
+        raise UnsafeFile("tables in tables, over twenty deep")
+    if isinstance(found, torch.Tensor):
+        yield found
+    elif isinstance(found, dict | list | tuple):
+        for part in found.values() if isinstance(found, dict) else found:
+            yield from tensors_in(part, depth + 1)
 
 
 def read_json(path: str | Path, most: int = 4 * GIB) -> Any:
@@ -444,7 +612,10 @@ def inside(name: str, target: Path, path: str | Path) -> Path:
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or not pure.parts or ":" in pure.parts[0]:
         raise UnsafeFile(f"{shown(path)}: {shown(name)!r} leads out of the folder: it is refused")
-    return target.joinpath(*pure.parts)
+    goes = target.joinpath(*pure.parts)
+    if not goes.resolve().is_relative_to(target.resolve()):
+        raise UnsafeFile(f"{shown(path)}: {shown(name)!r} leads out of the folder by a link in it: it is refused")
+    return goes
 
 
 def extract(path: str | Path, target: str | Path, limits: Limits = LIMITS) -> list[Path]:
@@ -457,7 +628,7 @@ def extract(path: str | Path, target: str | Path, limits: Limits = LIMITS) -> li
     if is_zip(path):
         return extract_zip(path, target, limits)
     try:
-        with tarfile.open(path, "r:*") as archive:
+        with tarfile.open(path, "r:*", tarinfo=Header) as archive:
             check_bomb(path, ((m.name, check_member(m, target, path)) for m in archive), limits)
             files = [m for m in archive if m.isreg()]
             return [copied(archive.extractfile(m), inside(m.name, target, path), m.size) for m in files]
@@ -473,11 +644,27 @@ def is_zip(path: str | Path) -> bool:
         return stream.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
+class Header(tarfile.TarInfo):
+    """Of a member of a tar. Refuses what tarfile would read whole, or go round in circles for, before we are asked."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        """What a header's 512 bytes say."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or found.type == tarfile.GNUTYPE_SPARSE:
+            raise UnsafeFile(f"{shown(found.name)} has {found.size} bytes, or holes: it is refused")
+        if found.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and found.size > 2**20:
+            raise UnsafeFile(f"a name or note of {found.size:,} bytes: it is refused")
+        return found
+
+
 def check_member(member: tarfile.TarInfo, target: Path, path: str | Path) -> int:
     """The bytes of a member of a tar. UnsafeFile for what is neither file nor folder, or lies outside."""
     if not (member.isreg() or member.isdir()):
         kind = "a link" if member.islnk() or member.issym() else "a device"
         raise UnsafeFile(f"{shown(path)}: {shown(member.name)} is {kind}, data need none: it is refused")
+    if member.size < 0 or member.issparse():
+        raise UnsafeFile(f"{shown(path)}: {shown(member.name)} has {member.size} bytes, or holes: it is refused")
     inside(member.name, target, path)
     return member.size
 
