@@ -36,7 +36,7 @@
 #
 # **Letters.** B batch · J joints · L latents · $w$ weights · $p$ a joint · $q$ a latent point · $V$ a free matrix, $s$
 # the sum of one of its columns (only in shapes such as (1, V, 3) V counts vertices) · $m$ negative mass · λ the
-# penalty's strength · μ its price in a single problem.
+# penalty's strength · μ its price in a single problem · $R$ a rotation, in sections 5 and 7 an error.
 
 # %%
 # %matplotlib inline
@@ -997,10 +997,10 @@ if run is not None:
 # and fewer negative weights". Its supplement S6 gives the reason for the second. Is that reason right? And what about
 # the first?
 #
-# **The idea.** Weights that sum to one are not free. Whoever wants a weight of −0.3 has to pay it back: somewhere else
-# the positive weights must sum to 1.3. In magnitudes both count, 1.6 instead of 1. So *every bit of negative weight
-# costs twice*, and what costs more than 1 is negative weight and nothing else. That is the whole argument. The rest of
-# this section does it with care.
+# **The idea.** Weights that sum to one are not free. A weight of −0.3 has to be balanced: the positive weights must
+# then sum to 1.3. In magnitudes both count, 1.6 instead of 1. So *every bit of negative weight costs twice*, and what
+# costs more than 1 is negative weight and nothing else. That is the whole argument. The rest of this section does it
+# with care.
 #
 # **One vector stands for all.** The argument is about one output point and the weights that make it. In the encoder
 # that is a latent $i$ and its weights over the $J$ joints, in the decoder a joint $j$ and its weights over the $L$
@@ -1575,7 +1575,7 @@ plt.show()
 
 # %% [markdown]
 # *Left: the interval of sub-gradients is everything between the dotted lines. Right: the two weights hover around zero,
-# about ten times lower each time the learning rate falls.* So whoever counts zeros in such a matrix needs a threshold,
+# about ten times lower each time the learning rate falls.* So to count zeros in such a matrix one needs a threshold,
 # and a learning rate that ends well below it. Our threshold is $10^{-3}$.
 #
 # ### Where sparsity does come from

@@ -37,8 +37,9 @@
 #
 # **The authors' code** is their public version, which is later than the paper.
 #
-# **Letters.** B batch · J joints of all skeletons together · L latent points · N names of joints · S side of a crop,
-# or its pixels · K a camera's matrix. Poses are (B, J, 3), metres, x right, y down, z away from the camera.
+# **Letters.** B batch · J joints of all skeletons together · L latent points · N names of joints, in section 6 places
+# of a round or examples of a data set · S side of a crop, or its pixels · K a camera's matrix · λ the weight of a loss,
+# in section 7 AdamW's decay. Poses are (B, J, 3), metres, x right, y down, z away from the camera.
 
 # %%
 # %matplotlib inline
@@ -1194,8 +1195,8 @@ def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dic
 # %% [markdown]
 # ### Bad input
 #
-# What the losses make of batches that happen: nobody labelled, no example with 2D labels, a joint that no example has,
-# somebody behind the camera, NaN where nothing is valid.
+# What the losses make of batches that do occur: nobody labelled, no example with 2D labels, a joint that no example
+# has, somebody behind the camera, NaN where nothing is valid.
 
 
 # %%
@@ -2522,8 +2523,8 @@ ax.set(yticks=range(len(rows)), yticklabels=list(rows)[::-1], xlabel="seconds", 
 ax.tick_params(axis="y", length=0)
 
 # %% [markdown]
-# *The frames that stay.* Who walks gives many, who sits down slowly a few, who stands still one. Thinning makes poses
-# count instead of time: without it a queue's epoch would be mostly pauses.
+# *The frames that stay.* A person who walks gives many frames, one who sits down slowly a few, one who stands still a
+# single one. With thinning it is poses that count, and not time: without it a queue's epoch would be mostly pauses.
 #
 # ### Things in front, things behind
 #
@@ -3745,6 +3746,8 @@ if "consistent" in runs:
 # %% [markdown]
 # ## 12 What consistency does
 #
+# **The question.** What has the fine-tuning changed, and did accuracy suffer?
+#
 # **Three rulers**, besides the four metrics of section 9:
 #
 # - **inconsistency**, mean $|p - \mathrm{AE}(p)|$ over coordinates: what the fine-tuning makes small. (Chapter 11's
@@ -3841,9 +3844,9 @@ for person in range(0, len(people["K"]), max(1, len(people["K"]) // 4))[: pick(s
     plt.show()
 
 # %% [markdown]
-# *Ten formats, a colour each. Left to right: the picture; separate heads; after the fine-tuning; the truth.* They
-# still are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (The
-# poses themselves are still poor, after an hour of training too: whoever kneels or lunges stands too straight.
+# *Ten formats, a colour each. Left to right: the picture; separate heads; after the fine-tuning; the truth.* They still
+# are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (The poses
+# themselves are still poor, after an hour of training too: a person who kneels or lunges comes out too upright.
 # Consistency makes them agree, not right.)
 #
 # Which joints disagree? By name, over all formats that have it:
@@ -4067,6 +4070,8 @@ for one, other in zip(names_of_mixtures, names_of_mixtures[1:], strict=False):
 
 # %% [markdown]
 # ## 13 The paper's runs
+#
+# **The question.** What would it take to train the paper's two networks?
 #
 # 400,000 steps and 40,000 more, each of 128 crops, on *one* A40: two days with EfficientNetV2-S, six with -L. As jobs:
 

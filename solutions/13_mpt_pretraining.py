@@ -1795,6 +1795,8 @@ plt.show()
 # %% [markdown]
 # ## 7 The run
 #
+# **The question.** Does a network that is shown nothing but dots learn the shape of people?
+#
 # **The data** are section 1's people before section 1's cameras, with section 3's kinds of mistakes. The paper has two
 # million meshes; a pose, a person and a heading drawn at random make one here, and a small run keeps some thousands of
 # them. The camera, the crop and the mistakes are new each time. No picture is seen, and none exists.
@@ -2107,6 +2109,8 @@ print(f"overlap {overlap[a, b]:.2f}, joints {apart[a, b]:.0f} of 224 pixels apar
 
 # %% [markdown]
 # ## 8 The paper's run
+#
+# **The question.** What would it take to train the paper's network?
 #
 # Two million meshes, ten times, on 16 V100; our plan takes 16 A100. The batch isn't given; METRO's 30 a GPU makes 480,
 # and 41,666 steps.
