@@ -22,8 +22,8 @@
 # *Learning 3D human pose estimation from dozens of datasets* (Sárándi, Hermans and Leibe, WACV 2023) finds the common
 # language: an **affine-combining autoencoder**, ACAE. A few dozen hidden points, found without a label, from which
 # every joint of every format follows by a weighted sum. The weights sum to one. A penalty on their size makes negative
-# ones dear, and most weights end near zero. What of that the paper's short derivation proves, and what not, is run
-# here line by line. You also build everything around it.
+# ones expensive, and most weights end near zero. The paper's supplement has a short derivation of this. You run it line
+# by line, and see what it proves and what it doesn't. You also build everything around it.
 #
 # **What you will build**: skeletons of twelve formats on one body; affine combinations, and the proof that they follow
 # a moving person; the autoencoder, which knows left from right; its training; the ℓ1 argument, symbol by symbol.
@@ -38,7 +38,7 @@
 #
 # **Letters.** B batch · J joints · L latents · $w$ weights · $p$ a joint · $q$ a latent point · $V$ a free matrix, $s$
 # the sum of one of its columns (only in shapes such as (1, V, 3) V counts vertices) · $m$ negative mass · λ the
-# penalty's strength · μ its price in a single problem.
+# penalty's strength · μ its price in a single problem · $R$ a rotation, in sections 5 and 7 an error.
 
 # %%
 # %matplotlib inline
@@ -139,7 +139,7 @@ assert (len(PAPER_FORMATS), joints) == (19, 555)
 #
 # **What is not modelled.** The habits are ours: made up, of the size that real formats differ by, and not measured on
 # the real data. Real labels also have noise; errors that depend on the pose; annotators with opinions. Ours are exact,
-# so what the autoencoder can't express is its own failure and no noise. Fair to say: this is the easy case.
+# so whatever error the autoencoder has is its own, and none of it is noise. This is the easy case.
 
 # %%
 print(f"{'format':8s}{'joints':>7s}  hip and knee, mm outward, up, forward")
@@ -195,9 +195,9 @@ right.set_xlabel("mm apart, mean over pairs of formats")
 # - **Call them the same.** Then the network is taught two truths for one picture, and learns the middle.
 # - **Correct by a fixed shift.** A shift in metres along the camera's axes is wrong as soon as the person turns. It has
 #   to turn with the body, so it has to be made *of the body's other points*. Hold on to that.
-# - **Predict all formats side by side**, each trained where it is labelled. That is what one does, and what the paper
-#   starts from. But nothing ties the formats together: on a picture from the internet the network may put one skeleton
-#   a hand's breadth from the other. Chapter 12 measures it.
+# - **Predict all formats side by side**, each trained where it is labelled. This is the usual way, and the one that the
+#   paper starts from. But nothing ties the formats together: on a picture from the internet the network may put one
+#   skeleton a hand's breadth from the other. Chapter 12 measures it.
 #
 # ## 2 Affine combinations
 #
@@ -230,13 +230,13 @@ print("the combination of moved points, minus the moved combination: (w1 + w2 + 
 
 # %% [markdown]
 # All that is left over is $(\sum w - 1)\,t$. So with a sum of one a combination is **equivariant**: it turns and
-# travels with the person. Nothing was asked of $R$. It may also scale, shear or mirror, so the property is the affine
-# maps', and hence the name. And with another sum the error is a share of $t$, the distance to the *camera*, which has
-# no business in a body's shape.
+# travels with the person. No property of $R$ was used. It may also scale, shear or mirror: what holds here holds for
+# every affine map, hence the name. With another sum the error is a share of $t$, which says where the person stands
+# before the *camera*. The shape of a body should not depend on that.
 #
 # **The parametrisation.** How does one train weights that sum to one? Take a free matrix $V$, and divide each column by
-# its sum. It is the authors' way: no softmax, so weights keep the right to be negative; the price is a division that
-# fails where a column sums to zero. The matrix is laid out so that each column makes one point.
+# its sum. The authors do it so. It is no softmax, so weights may be negative; the price is a division that fails where
+# a column sums to zero. The matrix is laid out so that each column makes one point.
 #
 # ### Exercise 11.1 — weights that sum to one  ●○○ (5 min)
 #
@@ -313,7 +313,7 @@ assert relative < 1e-12
 # %% [markdown]
 # ## 3 The autoencoder
 #
-# **The question.** All 555 joints sit on one body. How few points say the same?
+# **The question.** All 555 joints sit on one body. How few points are enough to tell where all of them are?
 #
 # **The idea.** An encoder makes L latent points of J joints; a decoder makes the joints again. Both are affine
 # combinations, so both are equivariant, and a latent point has a *place* on the body, for which one can look. There is
@@ -337,8 +337,8 @@ assert paper_weights == 53_280
 #
 # $S$ (same side) joins left joints to left latents *and* right to right, $Q$ the opposite sides, $X$ both sides to
 # central latents, $C$ joints in the middle to both sides, $Z$ middle to middle. Exchange left and right in rows and
-# columns, and $V$ is what it was. The decoder has another matrix of the same form, transposed. (How the ties are made
-# is the authors' code's; the paper's supplement doesn't mention them.)
+# columns, and $V$ is what it was. The decoder has another matrix of the same form, transposed. (The ties are those of
+# the authors' code; the paper's supplement doesn't mention them.)
 #
 # ### Exercise 11.2 — chirality by tying  ●●○ (8 min)
 #
@@ -472,8 +472,8 @@ assert max(tied, whole, moved) < 1e-12
 #
 # The paper trains the autoencoder on poses that a *network* has predicted, since no data set has all formats at once.
 # Such poses are good across the picture, and less so in depth. So the loss looks only across: project both poses, and
-# compare. But pixels would weigh near people more than distant ones. Hence, says the authors' code, projected not to
-# the picture but to a plane that stands upright in the person, at the mean depth $\bar z$ of the true pose:
+# compare. But pixels would weigh near people more than distant ones. So the authors' code projects not to the picture
+# but to an upright plane through the person, at the mean depth $\bar z$ of the true pose:
 #
 # $$\operatorname{proj}(p) = \bar z \left(\frac{x}{z}, \frac{y}{z}\right).$$
 #
@@ -537,7 +537,7 @@ ax.legend(fontsize=8, loc="upper left")
 #
 # Both means run over everything: over poses, joints and two coordinates; over all J · L weights. A mean of 555 × 48
 # weights is small, which is why λ looks large. Take the *sum* of weights instead, and the same 0.6 weighs J · L times
-# as much. Who reads "λ = 0.6" in a paper has to know which.
+# as much. When you read "λ = 0.6" in a paper, find out which of the two is meant.
 
 # %% tags=["export"]
 def in_front(points: Tensor) -> Tensor:
@@ -573,8 +573,9 @@ assert terms["size"] >= floor and 555 * 48 == 26_640
 
 
 # %% [markdown]
-# The floor is a first sight of section 5: L weights of a column sum to one, so their magnitudes sum to *at least* one,
-# and the mean over them to 1/L. The penalty can reach its floor, and where it does, it is silent.
+# The floor is a first sight of section 5. In the decoder a joint's L weights sum to one, so their magnitudes sum to *at
+# least* one, and their mean is at least 1/L; a latent's J weights in the encoder have a mean of at least 1/J. The
+# penalty can reach this floor, and there it no longer acts.
 #
 # ## 4 Training
 #
@@ -791,9 +792,10 @@ assert scale() == "smoke" or (row["error"] < baseline and z < 1.5 * x)
 assert best != "shipped" or (row["error"] <= 10 and row["small"] >= 0.8 and max(minus) < 0.05)
 
 # %% [markdown]
-# Two things to read off. The error along z, which was never in the loss, is that along x: weights know no axes. And the
-# number of latents isn't what limits the shipped model; the floor lies lower. What it pays for with the difference is
-# that hardly any weight is negative, and with that most are nothing. Part of it may still be the optimiser's.
+# Two things to read off. The error along z, which was never in the loss, is as small as that along x: a weight is the
+# same for all three axes. And the number of latents isn't what limits the shipped model: the floor lies lower. For the
+# difference it gets weights of which hardly any is negative, and most are nearly zero. Part of the difference may also
+# be the optimiser's.
 #
 # Format by format, and the joints that come back worst:
 
@@ -849,9 +851,9 @@ axes[1].set_title("from the side", fontsize=9)
 # %% [markdown]
 # *They lie on the body, or a little outside it: at elbows and knees, on the skin, beyond the fingers.* That isn't
 # chance. Joints are to be nearly *convex* combinations of latents, which lie between them; so latents have to stand
-# around the joints, like corners. Section 6 looks into this. Pairs are mirror images; which of the two is on her left,
-# the first random numbers have decided: the ties make "left" and "right" opposites, no more. A pair may also share one
-# place in the middle.
+# around the joints, like corners. Section 6 looks into this. Pairs are mirror images; which of the two is on her left
+# was decided by the first random numbers, for the ties only make "left" and "right" opposites. A pair may also share
+# one place in the middle.
 #
 # **What a latent is made of, and what is made of it.** Its column of the encoder, and its row of the decoder:
 
@@ -929,7 +931,7 @@ check(inconsistency)
 
 # %% [markdown]
 # A test: move each format's whole skeleton by a random vector of its own, as a network without a common language might,
-# and look at three distances: from AE(p), from the truth, and of AE(p) from the truth.
+# and look at three distances: from the moved pose $p$ to AE(p), from $p$ to the truth, and from AE(p) to the truth.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -951,7 +953,7 @@ assert scale() == "smoke" or lines["|AE(p) - truth|"][-1] < lines["|p - truth|"]
 # *Blue rises with the disorder, though it is told no truth.* It doesn't begin at zero but at the autoencoder's own
 # error: that is the zero of this scale. And as soon as the disorder is larger than that, green lies below orange: what
 # comes back is nearer to the truth than what went in. A latent is a mean over formats, and in a mean independent errors
-# cancel. This is the promise that chapter 12 redeems.
+# cancel. Chapter 12 makes use of this.
 #
 # ### The paper's own run
 #
@@ -984,10 +986,10 @@ if run is not None:
 # and fewer negative weights". Its supplement S6 gives the reason for the second. Is that reason right? And what about
 # the first?
 #
-# **The idea.** Weights that sum to one are not free. Whoever wants a weight of −0.3 has to pay it back: somewhere else
-# the positive weights must sum to 1.3. In magnitudes both count, 1.6 instead of 1. So *every bit of negative weight
-# costs twice*, and what costs more than 1 is negative weight and nothing else. That is the whole argument. The rest of
-# this section is care.
+# **The idea.** Weights that sum to one are not free. A weight of −0.3 has to be balanced: the positive weights must
+# then sum to 1.3. In magnitudes both count, 1.6 instead of 1. So *every bit of negative weight costs twice*, and what
+# costs more than 1 is negative weight and nothing else. That is the whole argument. The rest of this section does it
+# with care.
 #
 # **One vector stands for all.** The argument is about one output point and the weights that make it. In the encoder
 # that is a latent $i$ and its weights over the $J$ joints, in the decoder a joint $j$ and its weights over the $L$
@@ -1072,10 +1074,11 @@ check(signed_sums)
 # &= 1 + 2\,|w_{i,-}| && (10) && \text{the sign of } w_{i,-}
 # \end{aligned}$$
 #
-# Now sympy. Let $p$ weights be non-negative and $q$ negative: symbols that are *declared* so, and about which nothing
-# else is known. A line "left = right" is proven if left − right is zero. But lines 5 and 8 are no identities: they need
-# $\sum_j w_j = 1$. So we ask for more than a yes. We divide left − right by the polynomial $\sum_j w_j - 1$. The rest
-# must be zero, and the **quotient tells how often the line has used the constraint.**
+# Now sympy. Let $p$ weights be non-negative and $q$ negative (from here to the end of the section $p$ and $q$ are such
+# counts, not points): symbols that are *declared* so, and about which nothing else is known. A line "left = right" is
+# proven if left − right is zero. But lines 5 and 8 are no identities: they need $\sum_j w_j = 1$. So we ask for more
+# than a yes. We divide left − right by the polynomial $\sum_j w_j - 1$. The rest must be zero, and the **quotient tells
+# how often the line has used the constraint.**
 
 # %%
 def the_six_lines(positive, negative):
@@ -1456,12 +1459,12 @@ for p, q in ((1, 1), (2, 1), (2, 2), (3, 0)):
 
 
 # %% [markdown]
-# Read it. While some weight is negative, $\ell_1 = 1 + 2m$. A descent step moves a raw number against its gradient, and
-# all go up. With the learning rate as a factor, positive ones go up by $2m/s$ each, which makes the negative ones a
-# smaller share; the negative ones go up by $(2 + 2m)/s$, toward zero. But the positive *weights* go down in sum: it is
-# $1 + m$, and $m$ falls. And if all weights are positive: $\operatorname{sign} - \ell_1 = 1 - 1 = 0$.
-# **No force, on any weight, in any direction.** Whatever happens from here on is due to the other terms of the loss.
-# Autograd agrees:
+# What does it say? Take $s > 0$, and first some weight that is negative, so that $\ell_1 = 1 + 2m$. A descent step
+# moves each raw number against its gradient. Times the learning rate, a positive one goes up by $2m/s$, and a negative
+# one by $(2 + 2m)/s$, toward zero. Then all are divided by their new, larger sum. So the negative mass $m$ falls, and
+# with it the sum of the positive weights, which is $1 + m$. Now let all weights be positive: $\operatorname{sign} -
+# \ell_1 = 1 - 1 = 0$. **No force, on any weight, in any direction.** Whatever happens from here on is due to the other
+# terms of the loss. Autograd agrees:
 
 # %%
 def force(raw):
@@ -1511,9 +1514,9 @@ assert np.allclose([left, right, middle], [-2 / sum(others), 0, -1 / sum(others)
 # Zero is among the sub-gradients: the point is a minimum, as it should be. But autograd's choice isn't zero. So a
 # descent step takes a weight that is exactly zero *off* zero, to the positive side, where nothing brings it back. And a
 # weight that comes from the negative side crosses zero by a part of a step, and stays where it lands. **Gradient
-# descent makes small weights, not zero ones**; how small depends on the step. Three weights of points at 0, 1 and 2 on
-# a line, that would like to reach −0.3, under a penalty that is strong enough to forbid it, with Adam and the paper's
-# three learning rates one after the other:
+# descent makes small weights, not zero ones**; how small depends on the step. An example: three points at 0, 1 and 2 on
+# a line are to be combined to −0.3, under a penalty that is strong enough to forbid it. Adam runs with the paper's
+# three learning rates, one after the other:
 
 # %%
 def settle(rates, steps, points, target, price):
@@ -1551,7 +1554,7 @@ plt.show()
 
 # %% [markdown]
 # *Left: the interval of sub-gradients is everything between the dotted lines. Right: the two weights hover around zero,
-# about ten times lower each time the learning rate falls.* So whoever counts zeros in such a matrix needs a threshold,
+# about ten times lower each time the learning rate falls.* So to count zeros in such a matrix one needs a threshold,
 # and a learning rate that ends well below it. Our threshold is $10^{-3}$.
 #
 # ### Where sparsity does come from
@@ -1562,11 +1565,11 @@ plt.show()
 # $$g_k = \nu - \mu \ \text{ where } w_k > 0, \qquad g_k = \nu + \mu \ \text{ where } w_k < 0, \qquad
 # \nu - \mu \le g_k \le \nu + \mu \ \text{ where } w_k = 0. \tag{11.15}$$
 #
-# (Lagrange's condition $g + \mu\,\partial\ell_1 \ni \nu$.) Weights that the data would make *negative* are held at zero
-# as long as that gains less than $2\mu$ for a unit. Between positive weights the penalty makes no difference: all have
-# the same $g$. But when a negative weight is removed, the best values of all others move, and positive ones can reach
-# zero too, as in non-negative least squares. So the sparsity is that of non-negative fits: it comes from the data, at
-# the border of the simplex.
+# (Lagrange's condition $g + \mu\,\partial\ell_1 \ni \nu$.) A weight that the data would make *negative* is held at zero
+# as long as a unit of negative weight would lower $R$ by less than $2\mu$. Between positive weights the penalty makes
+# no difference: all have the same $g$. But when a negative weight is removed, the best values of all others move, and
+# positive ones can reach zero too, as in non-negative least squares. So the sparsity is that of non-negative fits: it
+# comes from the data, at the border of the simplex.
 #
 # That can be tested. Twelve points, 200 noisy observations of one affine combination of them, and three truths: all
 # twelve weights positive; five negative; nine zero. We solve for the best $w$ exactly (by quadratic programming:
@@ -2003,9 +2006,9 @@ assert np.sum(often > 0) > 48
 #
 # $$(\lambda' - \lambda)\,\bigl(P(w_{\lambda'}) - P(w_\lambda)\bigr) \le 0: \tag{11.21}$$
 #
-# the penalty of the best weights never rises with λ, and since it is the negative mass but for constants (11.13),
-# **neither does the negative mass.** No convexity is needed. But a true minimum is, and Adam doesn't promise one. Hence
-# the measurement: ten values, three seeds each.
+# the penalty of the best weights never rises with λ. By (11.13) it is the negative mass times a constant, plus a
+# constant. So **the negative mass never rises either.** No convexity is needed. But a true minimum is, and Adam doesn't
+# promise one. So we measure: ten values, three seeds each.
 
 # %%
 R1, P1, R2, P2, small, large = sympy.symbols("R1 P1 R2 P2 lambda1 lambda2", real=True)
@@ -2052,9 +2055,9 @@ STUDIES = {
 
 # %% [markdown]
 # The paper's sizes cannot be had here, and λ depends on them: 138 joints of five formats and 24 latents instead of 555
-# and 48. By the price $2\lambda/L$ the paper's 25 mm for a unit of negative mass are λ = 0.3 with our 24 latents; the
-# arms go from 0 to 60. Each is trained for 4,000 steps on 2,048 people, three times from other starts, and measured on
-# 512 others.
+# and 48. The paper's price of $2\lambda/L$ = 25 mm for a unit of negative mass corresponds to λ = 0.3 with our 24
+# latents; the arms go from 0 to 60. Each is trained for 4,000 steps on 2,048 people, three times from other starts, and
+# measured on 512 others.
 
 # %% tags=["result"]
 from course_lib import study
@@ -2174,7 +2177,7 @@ for strength in (0.0, 0.6) if longer else ():
 # millimetres no latent has to be a single joint, and up to λ = 6 none is, not even to 90 %. Each is a mixture of a
 # dozen or more.
 #
-# The same to play with: every λ's distribution of weights, and its place on the curve that one trades along.
+# The same to play with: every λ's distribution of weights, and how it trades error for negative mass.
 
 # %%
 LIMITS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -2223,7 +2226,7 @@ interactive(at, strength=SelectionSlider(options=list(table), value=list(table)[
 # prove the sparsity that it starts from, and says nothing about encoder and decoder together. Why both should pay the
 # same price for negative mass, though one has $L$ vectors and the other $J$, is not said. Nor is whether joints that a
 # data set labels badly should count as much as others: the code's loss is a plain mean. And the autoencoder is trained
-# on a network's predictions; how much of what it learns are the network's own habits no table tells.
+# on a network's predictions; no table tells how much of what it learns are the network's own habits.
 #
 # ## Where to read on
 #

@@ -15,16 +15,15 @@
 # %% [markdown]
 # # Chapter 12: ACAE, dozens of data sets
 #
-# There are dozens of data sets of people with 3D joints. Each has its own studio, its own people, its own cameras;
-# none is large enough for the whole world. Why not take all of them? Because each also has its own idea of what a
-# "hip" is. Chapter 11 built the bridge between these ideas, the affine-combining autoencoder. Here a network learns
-# from twenty-eight data sets at once, with one head for each skeleton. It learns well, and its skeletons contradict
-# each other; then the autoencoder teaches them to agree.
+# There are dozens of data sets of people with 3D joints. Each has its own studio, its own people, its own cameras; none
+# is large enough for the whole world. Why not take all of them? Because each also has its own idea of what a "hip" is.
+# Chapter 11 built the bridge between these ideas, the affine-combining autoencoder. Here a network learns from
+# twenty-eight data sets at once, with one head for each skeleton. It learns well, and its skeletons contradict each
+# other; then the autoencoder teaches them to agree.
 #
-# The network is MeTRAbs: one crop of a picture in, joints in metres out, and where they are in the camera's space,
-# even those that the picture cuts off. You write out its backbone, its heads and its losses, the batches that are
-# mixed from thirty-two queues, the learning rates, two kinds of batch norm. Then you train it twice: separate heads
-# first, consistency after.
+# The network is MeTRAbs. From one crop of a picture it gives joints in metres, in the camera's space, even those that
+# the picture cuts off. You write out its backbone, its heads and its losses, the batches that are mixed from thirty-two
+# queues, the learning rates, two kinds of batch norm. Then you train it twice: separate heads first, consistency after.
 #
 # **What you will build**: EfficientNetV2 with torchvision's names; soft-argmax, absolute poses by least squares;
 # losses for 3D, for 2D, and for agreement; bitwise reproducible batches out of many data sets; Ghost BN; the field's
@@ -40,8 +39,9 @@
 #
 # **The authors' code** is their public version, which is later than the paper.
 #
-# **Letters.** B batch · J joints of all skeletons together · L latent points · N names of joints · S side of a crop,
-# or its pixels · K a camera's matrix. Poses are (B, J, 3), metres, x right, y down, z away from the camera.
+# **Letters.** B batch · J joints of all skeletons together · L latent points · N names of joints, in section 6 places
+# of a round or examples of a data set · S side of a crop, or its pixels · K a camera's matrix · λ the weight of a loss,
+# in section 7 AdamW's decay. Poses are (B, J, 3), metres, x right, y down, z away from the camera.
 
 # %%
 # %matplotlib inline
@@ -80,7 +80,7 @@ from typing import NamedTuple, Protocol
 # ## 1 EfficientNetV2, written out
 #
 # **The question.** The network's eyes are EfficientNetV2 (Tan and Le 2021), in the sizes -S and -L, with weights that
-# were trained on ImageNet. What are they made of, and under which names does anybody's file of weights have them?
+# were trained on ImageNet. What are they made of, and what are the weights called in a published file?
 #
 # **The idea.** Two kinds of block, and a choice of which goes where. An **MBConv** widens the channels four- or sixfold
 # by a 1 × 1 convolution, filters each channel by itself (3 × 3, *depthwise*), weighs the channels against each other
@@ -186,9 +186,9 @@ class MBConv(Residual):
 
 
 # %% [markdown]
-# What is left to say is a table: how many blocks of which kind, how wide, where the stride is. (Tan and Le's Table 4
-# has -S. For -L, and for widths as built, we take torchvision's.) `small` is ours, of the same blocks, for
-# our `gpu` configuration (section 10): stride 16 in place of 32, and a fraction of the weights.
+# The rest is a table: how many blocks of which kind, how wide, where the stride is. (Tan and Le's Table 4 has -S. For
+# -L, and for widths as built, we take torchvision's.) `small` is ours, of the same blocks, for our `gpu` configuration
+# (section 10): stride 16 in place of 32, and a fraction of the weights.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -232,14 +232,14 @@ BACKBONES = {
 
 
 # %% [markdown]
-# Two more details belong to the use that pose makes of it.
+# For pose, two details are different.
 #
 # - We don't want classes but the last *map*: a picture of 256 pixels becomes 8 × 8 cells of 1,280 numbers. With
 #   `classes=None` there is no classifier.
 # - **Which pixel does a cell look at?** A 3 × 3 convolution with stride 2 and one row of padding all around has the
-#   middle of its first output at the *first* input. Five of them, and cell $i$ looks at pixel $32\,i$, the corner of
-#   its square of pixels. Padding the last one below and on the right only puts it into the middle (*centered striding*,
-#   MeTRAbs). No weight changes.
+#   middle of its first output at the *first* input. After five of them cell $i$ looks at pixel $32\,i$, the corner of
+#   its square of pixels. If the last one is padded below and on the right only, the cell looks at the middle instead
+#   (*centered striding*, MeTRAbs). No weight changes.
 
 # %% tags=["export"]
 def centre_last_stride(features: nn.Sequential) -> None:
@@ -321,7 +321,7 @@ print({kind: found[:3].tolist() for kind, found in middles.items()})
 assert middles["corner"][0] == 0.5 and middles["centred"][0] == 16.5
 
 # %% [markdown]
-# Half a pixel beyond the middle, 16.5 of 32: we let it be.
+# Half a pixel beyond the middle, 16.5 of 32: we leave it so.
 
 # %%
 from course_lib.data.worlds import render_samples
@@ -422,7 +422,7 @@ assert 0.03 < fused["weights"] < 0.07 and 0.5 < fused["multiplications"] < 0.6
 #
 # One 1 × 1 convolution makes both: J maps for the 2D head, and J × D for D depths of the 3D head (D = 8).
 #
-# Numbers that belong together first: the crop that the network sees, its stride, the box.
+# First the numbers that belong together: the crop that the network sees, its stride, the box.
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -465,7 +465,8 @@ class Crop:
 #
 # ### Exercise 12.1 — soft-argmax  ●●○ (10 min)
 #
-# For maps and for volumes. In [0, 1]; `Crop.pixels` makes pixels of it.
+# Write (12.1) for maps (J, H, W) and for volumes (J, D, H, W). Give the place in [0, 1], where 0 is the middle of the
+# first cell and 1 that of the last; `Crop.pixels` makes pixels of it.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -549,10 +550,13 @@ def read_heads(channels: Tensor, points: int, crop: Crop) -> tuple[Tensor, Tenso
 #
 # $$(A^\top W A + \varrho I)\,\mathbf r = A^\top W \mathbf b. \tag{12.4}$$
 #
-# The weights $W$ ask whom to trust: 1 for joints whose 2D answer lies well inside the picture, and $10^{-4}$ for the
+# The weights $W$ say whom to trust: 1 for joints whose 2D answer lies well inside the picture, and $10^{-4}$ for the
 # rest. $\varrho$ = 0.01 keeps the system from blowing up where all rays are the same.
 #
 # ### Exercise 12.2 — the reference point  ●●● (20 min)
+#
+# Build $A$ and $\mathbf b$ from (12.3), one pair of rows for each joint, and solve (12.4) for all examples of a batch
+# at once.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -634,14 +638,14 @@ assert torch.allclose(closed, expected[:, 2], atol=1e-10)
 
 
 # %% [markdown]
-# The ridge $\varrho$ pulls $\mathbf r$ toward the camera, and by how much depends on the unit of the rays. The rays
-# of a person 4 m away spread by a tenth or less (0.35 m / 4 m); so small a column is pulled a lot. The authors' code
+# The ridge $\varrho$ pulls $\mathbf r$ toward the camera, and by how much depends on the unit of the rays. The rays of
+# a person 4 m away spread by a tenth or less (0.35 m / 4 m); so small a column is pulled a lot. The authors' code
 # therefore divides the rays by their root mean square, so that 0.01 means the same at every distance. That works for a
-# person in the *middle* of the crop's camera (theirs is turned toward the person). Far off the axis the mean is all
-# that the root mean square sees, and the spread, which the depth hangs on, is small again. So we shift before we scale:
-# rays minus their mean, over their spread. It is the view of a camera that looks at the person and has them fill its
-# picture, and equation 12.3 has the same form there, with $X_j - \bar x Z_j$ and $s Z_j$ in the place of $X_j$ and
-# $Z_j$. (The shift, and weights brought to a mean of 1, are our choice.)
+# person in the *middle* of the crop's camera (theirs is turned toward the person). Far off the axis the root mean
+# square is little else than the mean, and the spread, on which the depth depends, becomes small again. So we shift
+# before we scale: rays minus their mean, over their spread. It is the view of a camera that looks at the person and has
+# them fill its picture, and equation 12.3 has the same form there, with $X_j - \bar x Z_j$ and $s Z_j$ in the place of
+# $X_j$ and $Z_j$. (The shift, and weights brought to a mean of 1, are our choice.)
 #
 # And in the first steps? A fresh network has both heads point at the middle of everything: size over size is 0/0, and
 # the solution may well lie behind the camera, where nothing can be learnt from pixels. The authors' code begins with
@@ -742,7 +746,7 @@ def absolute_pose(
 
 
 # %% [markdown]
-# Our person of above, whose legs the picture cuts off. Suppose both heads were as good as they can be: the 3D head
+# The person from above, whose legs the picture cuts off. Suppose both heads were as good as they can be: the 3D head
 # right, the 2D head right in view and pressed to the border for the rest.
 
 # %%
@@ -775,12 +779,13 @@ plt.show()
 
 
 # %% [markdown]
-# *Left: what the 2D head can say at best. Right: the joints of the joined pose, projected.* The legs hang into
-# nothingness, where they are. (A real 3D head has to guess them from the rest of the body; that it *may* is the point.)
+# *Left: what the 2D head can say at best. Right: the joints of the joined pose, projected.* The legs are placed outside
+# of the picture, where they belong. (A real 3D head has to guess them from the rest of the body; that it *may* is the
+# point.)
 #
 # How exact is the depth? A pixel of error in the picture is a part of the person's size there, so by (12.5) depth is
-# off by a part of itself. We disturb the 2D answers by noise of one pixel, in a crop in which 1.7 m are 200 pixels, at
-# distances from 2 to 20 m:
+# off by the same part of itself. We disturb the 2D answers by noise of one pixel, in a crop in which 1.7 m are 200
+# pixels, at distances from 2 to 20 m:
 
 # %%
 def depth_error(distance, pixels=1.0, tries=200):
@@ -893,8 +898,8 @@ print(f"{crops_in_a_batch} crops: {1000 * seconds:.0f} ms")
 #   is before the camera and in the crop (the authors' code).
 # - $\mathcal L_\text{abs}$: as they are. Turned on after 5,000 steps, in fine-tuning as well.
 #
-# A mean runs over the three coordinates too, with equal weights. (For $\mathcal L_\text{abs}$ so in the authors'
-# code; for the rest it is our reading.)
+# A mean runs over the three coordinates too, with equal weights. (The authors' code does so for $\mathcal
+# L_\text{abs}$; for the other two it is our reading.)
 #
 # ### Labels that aren't there
 #
@@ -967,11 +972,11 @@ def projection_loss(points: Tensor, pixels: Tensor, valid: Tensor, K: Tensor, cr
 # %% [markdown]
 # ### Far people
 #
-# In JTA, SAIL-VOS or ASPset the distance to a person "can be very large" (§S2). Who is taken for 5 % taller than they
-# are is placed 5 % too far away: 25 cm at 5 m, 2.5 m at 50 m, without anybody being to blame, and a batch's mean is
-# then made of such guesses. So the paper scales the depth's part down "to a maximum effective distance of 10 m": times
-# $\min(1, 10\,\mathrm m / z)$ with the label's z. Errors of the same *share* of the distance then count the same from
-# 10 m on.
+# In JTA, SAIL-VOS or ASPset the distance to a person "can be very large" (§S2). A person who is taken for 5 % taller
+# than they are is placed 5 % too far away: 25 cm at 5 m, 2.5 m at 50 m. One picture can't tell better, and yet a
+# batch's mean would be made up mostly of such errors. So the paper scales the depth's part down "to a maximum effective
+# distance of 10 m": times $\min(1, 10\,\mathrm m / z)$ with the label's z. Errors of the same *share* of the distance
+# then count the same from 10 m on.
 
 # %% tags=["export"]
 def absolute_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -1163,8 +1168,8 @@ def internal_loss(output: Output, batch: Batch, supervision: Supervision) -> dic
 # %% [markdown]
 # ### Bad input
 #
-# What the losses make of batches that happen: nobody labelled, no example with 2D labels, a joint that no example has,
-# somebody behind the camera, NaN where nothing is valid.
+# What the losses make of batches that do occur: nobody labelled, no example with 2D labels, a joint that no example
+# has, somebody behind the camera, NaN where nothing is valid.
 
 # %%
 def batch_of(count=4, joints=6, names=2):
@@ -1349,6 +1354,9 @@ def direct_loss(latents: Tensor, batch: Batch, supervision: Supervision, autoenc
 #
 # ### Exercise 12.4 — the teacher  ●○○ (8 min)
 #
+# Write (12.8): the student's latents are held to what the encoder makes of the teacher's points, and no gradient may
+# reach the teacher.
+#
 # <details><summary>Hint</summary>
 #
 # `pose_loss` is (12.6). Which of its first two arguments is the label, and who takes that part here? In a row that
@@ -1413,7 +1421,7 @@ for name, (points, losses) in variants.items():
 # ### Why consistent is also better
 #
 # The regulariser never sees a label, and yet the paper's errors become smaller by it (MuPoTS 84.6 to 81.8 mm, Table
-# S2). Here is why one may hope so. We disturb each joint of a pose by itself, as separate heads do. An autoencoder
+# S2). Here is why that is plausible. We disturb each joint of a pose by itself, as separate heads do. An autoencoder
 # makes each joint from all of them, and what they don't share averages out. To see it at its best we take the one of
 # all affine autoencoders with 22 latents that is best in the least-squares sense, without sparsity or chirality; it can
 # be had in closed form (move the mean of the joints to zero, take the principal axes *over joints*).
@@ -1476,6 +1484,9 @@ plt.show()
 # overall batch statistics": as if an ordinary BatchNorm was called on each.
 #
 # ### Exercise 12.5 — Ghost BatchNorm  ●●○ (10 min)
+#
+# Write the forward pass: in training each part of the batch is normalised by itself, in inference the whole batch by
+# what is stored.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1877,6 +1888,8 @@ plt.show()
 #
 # ### Exercise 12.6 — interleave the queues  ●●○ (12 min)
 #
+# Write the order of one round: at each place, of the data sets that may come, the one that is due first.
+#
 # <details><summary>Hint 1</summary>
 #
 # Keep `taken`, a dictionary of how many examples each data set has had. At place `m`, data set `d` may come if
@@ -2161,6 +2174,8 @@ print(f"independently chosen places: {composition.mean():.1f} ± {composition.st
 #
 # ### Exercise 12.7 — the schedule  ●○○ (8 min)
 #
+# Write $\eta(s)$ as a function of the step. One formula serves all three parts: only $\delta$ differs.
+#
 # <details><summary>Hint 1</summary>
 #
 # `share = step / steps` first; then one `if`. The first case never divides by $\delta = 0$: no share is below it.
@@ -2402,6 +2417,8 @@ plt.show()
 #
 # ### Exercise 12.8 — thinning  ●○○ (8 min)
 #
+# Write the rule: go through the frames, and say which ones are kept.
+#
 # <details><summary>Hint</summary>
 #
 # One loop over the frames. Compare with `points[kept[-1]]`, not with the frame before: somebody who moves slowly has
@@ -2441,8 +2458,8 @@ ax.set(yticks=range(len(rows)), yticklabels=list(rows)[::-1], xlabel="seconds", 
 ax.tick_params(axis="y", length=0)
 
 # %% [markdown]
-# *The frames that stay.* Who walks gives many, who sits down slowly a few, who stands still one. Thinning makes poses
-# count instead of time: without it a queue's epoch would be mostly pauses.
+# *The frames that stay.* A person who walks gives many frames, one who sits down slowly a few, one who stands still a
+# single one. With thinning it is poses that count, and not time: without it a queue's epoch would be mostly pauses.
 #
 # ### Things in front, things behind
 #
@@ -2716,11 +2733,13 @@ plt.show()
 # | **CPS200** | share of the *poses* whose **worst** joint is nearer than 200 mm, pelvis on pelvis | %, higher |
 # | **AUC** | mean of max(0, 1 − error / t), here t = 150 mm: the area under PCK up to t | higher |
 #
-# All joints of a benchmark count: 24 in 3DPW, 17 in 3DHP and MuPoTS-3D. "Pelvis", not "mean": the *training* loss
-# subtracts the mean over the joints, the evaluation the root. (CPS is also used with Procrustes and 150 mm elsewhere:
-# another number under the same name.)
+# (Chapters 13 and 14 call PMPJPE *PA-MPJPE*, as most papers do.) All joints of a benchmark count: 24 in 3DPW, 17 in
+# 3DHP and MuPoTS-3D. "Pelvis", not "mean": the *training* loss subtracts the mean over the joints, the evaluation the
+# root. (CPS is also used with Procrustes and 150 mm elsewhere: another number under the same name.)
 #
 # ### Exercise 12.9 — the correct pose score  ●○○ (8 min)
+#
+# Write CPS: for each pose, whether its worst joint is near enough.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -2826,6 +2845,8 @@ assert disparity < 1e-12 and metrics.pa_mpjpe(mirrored[None], person).item() > 2
 #   **within each sequence, then over the sequences**. (Skeletons are "normalized", too, to one size: not done here.)
 #
 # ### Exercise 12.10 — two means  ●○○ (6 min)
+#
+# Write both averages: over all poses at once, and within each sequence first.
 #
 # <details><summary>Hint</summary>
 #
@@ -3367,9 +3388,9 @@ assert (centre - expected).abs().max() < 0.1
 # %% [markdown]
 # ### Batches
 #
-# Section 6's queues, with Table S1's counts. A round is 128 places, and a batch of 128 is dear on a laptop. Since each
-# contiguous piece of the interleaved stream is a small copy of the whole, we cut a round into four batches of 32. The
-# 2D sets have one place each in every sixteen, so all four have 24 examples with 3D labels and 8 with 2D.
+# Section 6's queues, with Table S1's counts. A round is 128 places, and a batch of 128 is too much for a laptop. Since
+# each contiguous piece of the interleaved stream is a small copy of the whole, we cut a round into four batches of 32.
+# The 2D sets have one place each in every sixteen, so all four have 24 examples with 3D labels and 8 with 2D.
 
 # %% tags=["export"]
 IS_WEAK = tuple(name in KINDS["2D"] for name in BATCHES["full"])  # by number of the data set
@@ -3622,7 +3643,7 @@ if "separate" in runs:
 # %% [markdown]
 # *The loss of examples with 3D labels jumps a little where the absolute loss comes in.* Now the second phase, and
 # beside it a **control**: the same start, the same steps, batches and learning rates, without the new term. What both
-# gain comes from training longer; only the difference is the autoencoder's.
+# gain comes from training longer; only the difference between them is due to the autoencoder.
 
 # %%
 TUNING = pick(smoke=2, laptop=config.steps // 4)
@@ -3650,13 +3671,15 @@ if "consistent" in runs:
 # %% [markdown]
 # ## 12 What consistency does
 #
+# **The question.** What has the fine-tuning changed, and did accuracy suffer?
+#
 # **Three rulers**, besides the four metrics of section 9:
 #
 # - **inconsistency**, mean $|p - \mathrm{AE}(p)|$ over coordinates: what the fine-tuning makes small. (Chapter 11's
 #   measure is the mean distance; this is the loss's L1.)
 # - **disagreement**, which doesn't know the autoencoder. Between the left shoulder of one format and that of another
-#   there is a true difference (chapter 11: more than 15 mm on average). Two heads say another one. How far apart are
-#   the two differences, on average over all pairs $a, b$ of same-named joints?
+#   there is a true difference (chapter 11: more than 15 mm on average). The network's two heads give a difference, too.
+#   How far is the one from the other, on average over all pairs $a, b$ of same-named joints?
 #
 # $$\bigl\lVert(\hat{\mathbf p}_a - \hat{\mathbf p}_b) - (\mathbf p_a - \mathbf p_b)\bigr\rVert$$
 #
@@ -3679,8 +3702,8 @@ for whose in {name.partition(":")[0] for name in results} if scale() != "smoke" 
 
 # %% [markdown]
 # (Millimetres, and percent for the last two; the mean over the four benchmarks.) The truth is not at 0 either: the
-# autoencoder is an approximation. Being consistent is easy, to be sure: a network that always says the same pose is.
-# Therefore the other columns: nothing must be paid for it.
+# autoencoder is an approximation. To be consistent is easy: a network that always gives the same pose is. Therefore the
+# other columns: accuracy must not suffer.
 #
 # **By benchmark**, beside the paper's default, 400k + 40k steps on the real benchmarks (of which backbone, its tables
 # don't say):
@@ -3746,9 +3769,9 @@ for person in range(0, len(people["K"]), max(1, len(people["K"]) // 4))[: pick(s
     plt.show()
 
 # %% [markdown]
-# *Ten formats, a colour each. Left to right: the picture; separate heads; after the fine-tuning; the truth.* They
-# still are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (The
-# poses themselves are still poor, after an hour of training too: whoever kneels or lunges stands too straight.
+# *Ten formats, a colour each. Left to right: the picture; separate heads; after the fine-tuning; the truth.* They still
+# are ten different skeletons afterwards, as the truth has ten; but they are skeletons of *one* person. (The poses
+# themselves are still poor, after an hour of training too: a person who kneels or lunges comes out too upright.
 # Consistency makes them agree, not right.)
 #
 # Which joints disagree? By name, over all formats that have it:
@@ -3818,10 +3841,10 @@ print(f"pelvis at {depth:.2f} m, for a lens of 40 degrees")
 # %% [markdown]
 # *Eileen Collins (NASA, public domain): the crop, and the skeletons before and after.* The network sees somebody who
 # stands: head, shoulders and elbows about in their places, legs where legs would be, and side views that part before
-# and agree after. It knows only rendered people in full figure, none in a space suit. Your
-# own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1) / 255`, your box (left, top, right,
-# bottom in pixels), your lens, and on from `seen = …`. The distance is only as good as the guess of the lens; section
-# 8 recovers a camera from predicted poses when there are many.
+# and agree after. It knows only rendered people in full figure, none in a space suit. To try your own: `photo =
+# torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1) / 255`, your box (left, top, right, bottom in pixels),
+# your lens; then run the cell from `seen = …` on. The distance is only as good as the guess of the lens; section 8
+# recovers a camera from predicted poses when there are many.
 #
 # ### The studies
 #
@@ -3911,8 +3934,8 @@ for title, number in verdicts.items():
 
 
 # %% [markdown]
-# **How long** (Tables S2 and S3), beside the paper's. Both axes are our own and theirs; what can be compared is the
-# shape: whether longer helps, and whether the solid line lies below the dashed one.
+# **How long** (Tables S2 and S3), beside the paper's. Our axes and theirs have other scales; what can be compared is
+# the shape: whether longer helps, and whether the solid line lies below the dashed one.
 
 # %%
 def beside_paper(ax, ours, paper, ruler, metric, title):
@@ -3972,6 +3995,8 @@ for one, other in zip(names_of_mixtures, names_of_mixtures[1:], strict=False):
 
 # %% [markdown]
 # ## 13 The paper's runs
+#
+# **The question.** What would it take to train the paper's two networks?
 #
 # 400,000 steps and 40,000 more, each of 128 crops, on *one* A40: two days with EfficientNetV2-S, six with -L. As jobs:
 

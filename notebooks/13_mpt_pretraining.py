@@ -15,19 +15,19 @@
 # %% [markdown]
 # # Chapter 13: MPT, mesh pretraining
 #
-# To teach a network the shape of people one seems to need photographs with the true shape beside each. They hardly
-# exist: a studio full of cameras measures a handful of people, always in the same room. But there is plenty of *motion
-# capture*: millions of human poses as meshes, recorded with markers, without a single photograph.
+# To teach a network the shape of people, it seems, one needs photographs with the true shape of each person. They
+# hardly exist: a studio full of cameras measures a handful of people, always in the same room. But there is plenty of
+# *motion capture*: millions of human poses as meshes, recorded with markers, without a single photograph.
 #
 # MPT (mesh pre-training with transformers) makes use of them. It asks what a network for 2D pose would say if it looked
-# at such a mesh through a camera, and that is easy to fake: a blurred dot for every joint, a **heatmap**. So one can
-# put a mesh before a virtual camera, draw 17 maps of dots, and train a transformer to give the mesh back. No photograph
-# is seen. When chapter 14 then brings one, the network already knows what people are shaped like.
+# at such a mesh through a camera, and that answer is easy to fake: for every joint a map with a blurred dot, a
+# **heatmap**. So one can put a mesh before a virtual camera, draw 17 maps of dots, and train a transformer to give the
+# mesh back. It sees no photograph. When chapter 14 shows it one, it already knows what shape people have.
 #
 # **What you will build**: Human3.6M's four cameras from their published calibration and four more in between; heatmaps
 # of people before them, thousands a second; the mistakes that a real detector would make, and masked heatmaps; coarse
-# meshes of whatever body is loaded; the mesh transformer, and what Table 1's 102 million weights are; its losses;
-# a run, and a test on the four real cameras.
+# meshes of whatever body is loaded; the mesh transformer, and what Table 1's 102 million weights are; its losses; a
+# training run, and a test before the four real cameras.
 #
 # | | |
 # |---|---|
@@ -188,8 +188,8 @@ ORDER = ("60457274", "54138969", "55011271", "58860488")  # one camera, two, fou
 #
 # - **Its direction.** This $R(q)$ turns the camera's axes into the world's. A `Camera` wants the way into the camera,
 #   $x_c = R(q)^\top (X - c)$: the transpose, and $t = -R(q)^\top c$.
-# - **The world.** In Human3.6M's, $z$ points up; in the course's (chapter 02's bodies live in it) it is $y$. One turn
-#   about $x$ leads over: $(x, y, z) \mapsto (x, z, -y)$. And metres instead of millimetres.
+# - **The world.** In Human3.6M's, $z$ points up; in the course's (chapter 02's bodies live in it) it is $y$. A quarter
+#   turn about $x$ leads from one to the other: $(x, y, z) \mapsto (x, z, -y)$. And metres instead of millimetres.
 
 # %% tags=["export"]
 H36M_TO_COURSE = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))  # z up -> y up
@@ -244,10 +244,9 @@ assert error < 1e-3
 # %% [markdown]
 # ### Four more, in between
 #
-# The paper says "we perform interpolation to obtain additional 4 virtual camera views" and shows them from above
-# (Fig. 1), no more. Interpolating sounds harmless and isn't. The mean of two places lies on the *chord* between them,
-# and for cameras that stand across the room that is close to the person. The mean of two rotation matrices is no
-# rotation. Our choice:
+# The paper says "we perform interpolation to obtain additional 4 virtual camera views" and shows them from above (Fig.
+# 1), no more. That sounds harmless and isn't. The mean of two places lies on the *chord* between them, and for cameras
+# that stand across the room that is close to the person. The mean of two rotation matrices is no rotation. Our choice:
 #
 # - The **place** moves along the ring. In cylindrical coordinates about the vertical axis through the room's origin,
 #   $c = (r \sin φ, h, r \cos φ)$, radius, height and azimuth are interpolated; φ the shorter way round.
@@ -260,6 +259,8 @@ assert error < 1e-3
 # - **K** is interpolated number by number.
 #
 # ### Exercise 13.1 — a camera between two others  ●●○ (15 min)
+#
+# Write the camera at the share `amount` of the way: its place on the ring, its rotation by (13.2), its K.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -353,13 +354,13 @@ assert (gaps - torch.tensor([40.0, 135.0, 45.0, 140.0])).abs().max() < 1
 #
 # The paper samples 2 million meshes from AMASS, a collection of motion capture; some of such data is licensed for
 # research alone (H). Ours are drawn: the open body of chapter 02, in the shapes and poses that the course's pictures
-# have, 4,096 of each, in any combination. Nobody who is tested is among them.
+# have, 4,096 of each, in any combination. None of the people of the tests is among them.
 #
 # A body comes with its pelvis at the origin, and with a **heading**, its turn about the vertical axis. We put it on the
 # floor, up to half a metre from the middle of the room in x and in z (our choice), and let it keep its heading. That
-# is a decision, too: whoever turns every body at random makes all places on the ring alike. One camera then sees all
-# that eight see, and Table 2 would have nothing to show. How far recorded people turn is not in the paper; ours turn by
-# up to 30° to each side, and a second curve in section 7 turns them all the way.
+# matters: if every body were turned at random, all places on the ring would be alike. One camera would see all that
+# eight see, and Table 2 would have nothing to show. How far recorded people turn is not in the paper; ours turn by up
+# to 30° to each side, and a second curve in section 7 turns them all the way.
 
 # %% tags=["export"]
 def place(vertices: Tensor, generator: torch.Generator, spread: float = 0.5) -> Tensor:
@@ -507,8 +508,8 @@ def sigma_for(size: int) -> float:
 # %% [markdown]
 # ### Exercise 13.2 — heatmaps of many people at once  ●●○ (12 min)
 #
-# Crop coordinates in, maps of any size out. NaN, a joint that is not there, makes a map of zeros, and so does one far
-# outside of the crop.
+# Write (13.4): crop coordinates in, maps of any size out. A joint that is NaN, which means not there, makes a map of
+# zeros, and so does one far outside of the crop.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -693,14 +694,17 @@ assert scale() == "smoke" or errors[:, 0].mean() < 0.35 * errors[:, 1].mean()
 
 
 # %% [markdown]
-# *Held-out people. The face knows itself; wrists and ankles can be nearly anywhere, and even so the others tell most of
-# it.* A network that is trained with masks has to learn this, and more than a linear map can.
+# *Held-out people. Points of the face are told well by each other. Wrists and ankles can be nearly anywhere, and even
+# so the other joints tell most of it.* A network that is trained with masks has to learn this, and more than a linear
+# map can.
 #
 # What is masked, and how much, is open. **Our choice** follows METRO's masked *vertex* modelling: every sample draws a
 # share between 0 and 30 %, and so many of its maps, chosen at random, are set to zero. The others stay as they are. At
 # 17 maps that hides 0 to 5 of them, 2 on average.
 #
 # ### Exercise 13.3 — masked heatmap modelling  ●●○ (12 min)
+#
+# Write it: every sample loses a share of its maps, drawn anew for each, and which ones is left to chance.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -754,6 +758,8 @@ def mask_patches(heatmaps: Tensor, generator: torch.Generator, patches: int = 7,
 # probability 0.1, and its map gets a second, **spurious** dot somewhere with probability 0.02.
 #
 # ### Exercise 13.4 — jitter and drop-outs  ●●○ (10 min)
+#
+# Write the first two mistakes: noise on every point, and points that are missing.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -860,8 +866,8 @@ plt.show()
 
 # %% [markdown]
 # One thing is missing on purpose: **occlusion**. A joint behind the body gets the same dot as one in front. Section G
-# makes a virtue of it: dots know what is behind, a silhouette doesn't. A real detector guesses such joints, and mostly
-# well. A study in section 7 puts masks in place of heatmaps and measures the difference.
+# counts that as an advantage: dots show what is behind, a silhouette doesn't. A real detector guesses such joints, and
+# mostly well. A study in section 7 puts masks in place of heatmaps and measures the difference.
 
 # %% [markdown]
 # ## 4 Coarse meshes
@@ -875,8 +881,8 @@ plt.show()
 # loaded.
 #
 # **Which vertices?** *Farthest points*: take some vertex, then always the one that is farthest from all that are taken.
-# Whoever stops after 431 has an even choice, whoever goes on to 1,723 has the same 431 and more: the levels are nested
-# for free. Down-sampling is then a matrix $D$ with a single 1 in every row: it picks.
+# Stop after 431, and they are spread evenly; go on to 1,723, and the first 431 are the same. So the levels are nested
+# without further work. Down-sampling is then a matrix $D$ with a single 1 in every row: it picks.
 #
 # **Which triangles?** Give each vertex to the nearest of the chosen ones, measured along the surface, not through the
 # air: the arm isn't part of the hip that it hangs beside. The skin falls into cells. Where three cells meet there is a
@@ -950,8 +956,8 @@ def coarse_faces(faces: np.ndarray, owner: np.ndarray) -> np.ndarray:
 
 
 # %% [markdown]
-# **And back up?** The obvious way is interpolation: a fine vertex is a mean of the coarse ones around it, the nearer
-# the heavier.
+# **And back up?** The obvious way is interpolation: a fine vertex is a weighted mean of the coarse ones around it;
+# nearer ones weigh more.
 
 # %% tags=["export"]
 def interpolation(graph: csr_array, points: np.ndarray, centres: np.ndarray, reach: float) -> csr_array:
@@ -1035,8 +1041,8 @@ for matrix, above, below in zip(levels.down, picked[:-1], picked[1:], strict=Tru
 # of the points lie inside the body: the joints are means of those, so every level keeps them. Where cells don't meet
 # properly, at fingers and ears, a triangle may be lacking.)
 #
-# A mesh of another body has other vertices, and the tables mean nothing to it. That has to be an error, not a strange
-# person:
+# A mesh of another body has other vertices, for which the tables mean nothing. There must be an error, and not a
+# deformed person:
 
 # %%
 try:
@@ -1113,7 +1119,8 @@ for i in (0, 1):
 #
 # ### Exercise 13.5 — the up-sampling  ●○○ (6 min)
 #
-# `nn.Linear` maps the *last* dimension. The vertices are in the one before.
+# Apply the layers one after the other, and keep what each makes. `nn.Linear` maps the *last* dimension; the vertices
+# are in the one before.
 #
 # <details><summary>Hint</summary>
 #
@@ -1152,11 +1159,11 @@ plt.show()
 #
 # **The question.** How does one ask a transformer for a body?
 #
-# **The idea.** With a body. Every token is a *question about one point*: 14 of them about joints, one for each vertex
-# of the coarse mesh. It carries the place where that point is on a **template**, a body that stands and holds out its
-# arms, and something that was seen in the maps. The transformer moves the questions about until each stands where the
-# person has it. The template is upright in the *camera's* axes, where y points down: half a turn about x. (Who forgets
-# it trains a network of people who stand on their heads.)
+# **The idea.** One shows it a body. Every token is a *question about one point*: 14 of them about joints, one for each
+# vertex of the coarse mesh. It carries the place where that point is on a **template**, a body that stands and holds
+# out its arms, and something that was seen in the maps. The transformer moves the questions about until each stands
+# where the person has it. The template is upright in the *camera's* axes, where y points down: half a turn about x.
+# (Forget it, and the network begins with a body that stands on its head.)
 #
 # $$\mathbf x_i = \bigl[\,\mathbf p_i,\ \mathbf f_i\,\bigr] \in \mathbb R^{3 + C}, \qquad i = 1 … 14 + v. \tag{13.7}$$
 #
@@ -1232,6 +1239,8 @@ class Config:
 #
 # ### Exercise 13.6 — a post-norm layer  ●○○ (6 min)
 #
+# Write the two lines of (13.8).
+#
 # <details><summary>Hint</summary>
 #
 # The second line of (13.8) begins with $\mathbf u$, in both places. `self.norm1` belongs to the attention.
@@ -1288,8 +1297,9 @@ class Stage(nn.Module):
 # How MPT makes features of its maps, the supplement doesn't say. **Our choice**: convolutions that halve the maps until
 # 7 × 7 cells are left (4 × 4 at `laptop`), and then, as METRO does it, a mix of the cells for each token. The mix is
 # the same linear map along an axis as in (13.5): *cells* in, tokens out. METRO mixes all channels alike. With the few
-# channels of our small networks that is narrow: a weighted mean over the cells can tell a dot's column, another one its
-# row, but a token has only one. So these mix eight groups of channels differently (`mixes`).
+# channels of our small networks that is too little: one weighted mean over the cells can tell a dot's column, another
+# one its row, but here a token has only one. So our networks mix eight groups of channels, each in its own way
+# (`mixes`).
 #
 # The camera is read from the coarse mesh: one number from each vertex, and of these three, $s$, $t_x$ and $t_y$
 # (METRO's code; section 6 says what they are for).
@@ -1427,6 +1437,8 @@ print("weights, M:", ", ".join(f"{name} {count:.2f}" for name, count in parts.it
 #
 # ### Exercise 13.7 — counting a stage  ●●○ (12 min)
 #
+# Add up the weights of one stage: its layers, and the maps around them. Compare with what `Stage` holds.
+#
 # <details><summary>Hint 1</summary>
 #
 # A linear map from a to b numbers has $ab + b$ weights, a layer norm of width D has $2D$.
@@ -1483,7 +1495,7 @@ assert built == sum(stage_parameters(*size, round(shown.ffn * size[1]), shown.de
 # %% [markdown]
 # METRO's own 102.3 is reproduced, by a network whose last stage is 128 wide. Table 1 prints the same 102 for "Ours".
 # With the widths of section F it would be 101.2 at most, and two other readings of the MLPs are equally possible, 98.4
-# and 83.3. The last of them has much for it. F names the "Graphormer codebase", from which MPT leaves out the graph
+# and 83.3. Much speaks for the last of them. F names the "Graphormer codebase", from which MPT leaves out the graph
 # convolutions ("we do not add graph convolutions"). That code's defaults are exactly F's widths, 1024, 256 and 64, and
 # MLPs twice as wide: the row of 83.28. This is the strongest argument that Table 1's 102 was copied from METRO.
 #
@@ -1551,8 +1563,8 @@ print(f"METRO's 128 M: {128 / (higher_hrnet(32) / 1e6):.1f} times W32, {128 / (h
 #
 # **The question.** The mesh is known, all three levels of it. What else should a loss ask for?
 #
-# The supplement names one term, the joints projected into the picture (F). The others we take from METRO, and the
-# numbers from METRO's code. That makes three kinds of terms. All are means of absolute differences, L1:
+# The supplement names one term, the joints projected into the picture (F). The others, and all weights, we take from
+# METRO and its code. That makes three kinds of terms. All are means of absolute differences, L1:
 #
 # $$\mathcal L = 1000\,(\mathcal L_J + \mathcal L_J^\text{reg})
 #  + 100 \cdot \tfrac13\,(\mathcal L_{V_0} + \mathcal L_{V_1} + \mathcal L_{V_2})
@@ -1565,8 +1577,8 @@ print(f"METRO's 128 M: {128 / (higher_hrnet(32) / 1e6):.1f} times W32, {128 / (h
 # - $\mathcal L_{2D}$: both kinds of joints once more, projected into the crop, against where they are seen.
 #
 # METRO's paper writes L1 for all three; its code squares the joints' and the spots' differences. The weights are the
-# code's, L1 throughout is our choice. A small number is larger than its square, so joints and spots weigh more here
-# than there.
+# code's, L1 throughout is our choice. The absolute value of a small number is larger than its square, so joints and
+# spots weigh more here than in METRO's code.
 #
 # $\mathcal L_{2D}$ needs a camera. The true one is known in pretraining, but for photographs it won't be, so MPT "does
 # not leverage ground truth camera parameters" (F): the network gives a **weak-perspective** camera, a scale and a
@@ -1610,8 +1622,8 @@ for variable in (s, tx, ty):
 # %% [markdown]
 # ### Exercise 13.8 — the fit with missing joints  ●●○ (12 min)
 #
-# A joint of weight 0 may be NaN (section 1's "behind the camera"). And who is left with fewer than two points that
-# stand apart has no scale: the answer is then $s = 0$, $\mathbf t = 0$, and no NaN.
+# Write (13.11) for a batch. A joint of weight 0 may be NaN (section 1's "behind the camera"). Where fewer than two
+# points are left that stand apart, there is no scale: the answer is then $s = 0$, $\mathbf t = 0$, and no NaN.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1691,6 +1703,8 @@ def mesh_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 #
 # ### Exercise 13.9 — warm-up and linear decay  ●○○ (5 min)
 #
+# Write (13.12) as a function of the step.
+#
 # <details><summary>Hint</summary>
 #
 # $W$ is a whole number: `round(warmup * steps)`. With $W = 0$ there is no warm-up; don't divide by it.
@@ -1716,6 +1730,8 @@ plt.show()
 
 # %% [markdown]
 # ## 7 The run
+#
+# **The question.** Does a network that is shown nothing but dots learn the shape of people?
 #
 # **The data** are section 1's people before section 1's cameras, with section 3's kinds of mistakes. The paper has two
 # million meshes; a pose, a person and a heading drawn at random make one here, and a small run keeps some thousands of
@@ -1845,9 +1861,10 @@ if run is not None:
 # the answer onto the truth; and the mean distance of the mesh's vertices, **MPVE**, from the pelvis. The joints are
 # those of the *mesh*.
 #
-# What they have to beat is an answer that doesn't look: the mean pose. In the camera's axes that is a strange thing
-# (two cameras see the front and two the back, so left and right average out: its mean is a stick without width); for
-# PA-MPJPE we take the mean in the *body's* own axes, which Procrustes may turn, and which is much harder to beat.
+# They have to be smaller than those of an answer that doesn't look at the maps: the mean pose. In the camera's axes
+# that is a strange thing (two cameras see the front and two the back, so left and right average out: its mean is a
+# stick without width); for PA-MPJPE we take the mean in the *body's* own axes, which Procrustes may turn, and which is
+# much harder to beat.
 
 # %%
 held_batch = measured.held_out(config, pick(**measured.TESTED))
@@ -1896,10 +1913,11 @@ plt.show()
 
 # %% [markdown]
 # *Grey: the truth; blue: the answer from 17 dots.* Posture and build are found; hands and feet are blunt, since hardly
-# a dot speaks of them. And on many heads stands a spike. The joint "top of the head" is read from a few single vertices
+# any dot tells of them. And many heads have a spike. The joint "top of the head" is read from a few single vertices
 # (METRO's regressor spreads every joint over many), and (13.9) pulls at what a joint is read from far harder than at
-# the other vertices; with squares for the joints, as in METRO's code, it would pull less. So these few answer to the
-# loss of joints, the rest of the head to that of the mesh, and the up-sampling lets them part. How far?
+# the other vertices; with squares for the joints, as in METRO's code, it would pull less. So these few vertices follow
+# the loss of the joints, the rest of the head that of the mesh, and nothing in the up-sampling keeps them together. How
+# far apart are they?
 
 # %%
 shift = found[best]["vertices"] - held_batch["vertices"]  # (N, V_0, 3)
@@ -1933,10 +1951,10 @@ plt.show()
 # %% [markdown]
 # ### How many cameras?
 #
-# Table 2, at our scale: smaller networks, three seeds each, trained with 1, 2, 4 or 8 virtual cameras and tested on
-# the four real ones. In the paper the step from two to four helps by 3 mm, the two others by less than half a
-# millimetre: 61.7, 61.4, 58.4, 58.2. The body keeps its recorded heading there, or so we think, and we let ours turn by
-# ±30°. So who was trained with one camera has never seen a back.
+# Table 2, at our scale: smaller networks, three seeds each, trained with 1, 2, 4 or 8 virtual cameras and tested on the
+# four real ones. In the paper the step from two to four helps by 3 mm, the two others by less than half a millimetre:
+# 61.7, 61.4, 58.4, 58.2. The body keeps its recorded heading there, or so we think, and we let ours turn by ±30°. So a
+# network that was trained with one camera has never seen a back.
 #
 # The second curve turns the body all the way round, in training and in the test. Then one camera sees every side, and
 # what is left for the others to add is their height and their lens.
@@ -2027,6 +2045,8 @@ print(f"overlap {overlap[a, b]:.2f}, joints {apart[a, b]:.0f} of 224 pixels apar
 # %% [markdown]
 # ## 8 The paper's run
 #
+# **The question.** What would it take to train the paper's network?
+#
 # Two million meshes, ten times, on 16 V100; our plan takes 16 A100. The batch isn't given; METRO's 30 a GPU makes 480,
 # and 41,666 steps.
 
@@ -2054,20 +2074,20 @@ import json
 print(json.dumps(launch.deepspeed_config(job.recipe(), world=job.world, stage=2), indent=1))
 
 # %% [markdown]
-# A launch makes its meshes on the fly, as this notebook does; the authors' two million came from AMASS; H warns that
-# some such data may be used for research only. It runs the course's code, not the functions that you wrote in this
+# A launch makes its meshes on the fly, as this notebook does; the authors' two million came from AMASS, and H warns
+# that some such data may be used for research only. It runs the course's code, not the functions that you wrote in this
 # notebook.
 #
 # ## What to remember
 #
-# - Where pictures with labels are dear, ask what a network that exists would *say* about them, and fake that. Dots cost
-#   next to nothing.
+# - Where pictures with labels are expensive, ask what an existing network would *say* about them, and make up its
+#   answers. Dots cost next to nothing.
 # - Cameras belong in the data. What no virtual camera saw, the network can't know.
-# - A query is a question about one point of a template. Attention lets the questions hear of each other.
+# - A query is a question about one point of a template. Attention lets the tokens exchange what they know.
 # - Predict coarse, go up linearly: a body has far fewer freedoms than vertices.
 # - A linear map along another axis is `layer(x.mT).mT`.
-# - Weak perspective is linear in $s$ and $s\mathbf t$; so its best fit stands on one line.
-# - Count before you believe: of METRO's 102 million weights 43 were words.
+# - Weak perspective is linear in $s$ and $s\mathbf t$; so its best fit has a closed form.
+# - Count before you believe: of METRO's 102 million weights 43 million belong to tables of words that are never read.
 #
 # ## What the paper leaves open
 #

@@ -15,15 +15,15 @@
 # %% [markdown]
 # # Chapter 14: MPT, fine-tuning
 #
-# Chapter 13's transformer knows what people are shaped like, and has never seen a picture. It reads dots: 17 maps, one
-# for each joint. Here the dots come from a photograph. A **2D pose network** looks at the picture and draws them, the
+# Chapter 13's transformer knows what shape people have, and has never seen a picture. It reads dots: 17 maps, one for
+# each joint. Here the dots come from a photograph. A **2D pose network** looks at the picture and draws them, the
 # transformer makes a mesh of them, and then both are trained together, from the picture to the mesh.
 #
-# A pose network is not a perfect painter of dots. It blurs, it hesitates between left and right, it takes the joint of
-# a neighbour. First we measure what that costs a transformer that was pretrained on clean dots. Then we let the two
-# learn to understand each other: after fine-tuning, the paper finds, each map captures several joints.
+# A pose network doesn't draw perfect dots. It blurs them, it hesitates between left and right, it takes the joint of a
+# neighbour. First we measure what that costs a transformer that was pretrained on clean dots. Then we train the two
+# together. After this fine-tuning, the paper finds, each map captures several joints.
 #
-# **What you will build**: a small HRNet whose branches talk to each other, and a plainer network on a ResNet, both
+# **What you will build**: a small HRNet whose branches exchange what they see, and a plainer network on a ResNet, both
 # counted at the paper's sizes; their training on rendered people; a measure of what they find, and of what it costs to
 # train on whole pictures and look at crops; the mesh regressor; mixed 2D and 3D data; fine-tuning, end to end, its
 # measurement and its studies; a look into the maps; and the mesh laid over a real photograph.
@@ -93,12 +93,12 @@ from course_lib.shipped import Shipped
 #
 # **The question.** A picture goes in, 17 maps come out. What does the network in between have to be good at?
 #
-# At two things that don't go together. A dot must sit *where* the joint is, to the pixel: for that, resolution has to
+# At two things that are hard to combine. A dot must sit *where* the joint is, to the pixel: for that, resolution has to
 # be kept. And it must sit on the *left* wrist, not on the right one, nor on somebody else's: for that the whole person
-# has to be seen, and what sees far in a convolutional network has been halved many times. Most networks go down and
-# then up again. **HRNet** (Sun et al. 2019) does neither: it keeps a fine branch from the first layer to the last, runs
-# coarser ones beside it, and lets them talk all the time. MPT takes HigherHRNet (F), which is an HRNet with a second
-# head.
+# has to be seen, and in a convolutional network only maps that have been halved many times see so much. Most networks
+# go down and then up again. **HRNet** (Sun et al. 2019) does neither: it keeps a fine branch from the first layer to
+# the last, runs coarser ones beside it, and exchanges features between them again and again. MPT takes HigherHRNet (F),
+# which is an HRNet with a second head.
 
 # %%
 def box(ax, x, y, text, width=0.8, height=0.42, colour="#cfe0ee"):
@@ -142,8 +142,8 @@ plt.show()
 
 # %% [markdown]
 # *The course's small network. The arrows between modules are exchanges: every branch gets something of every other.
-# (The coarsest branch is new in the second module. It begins as the second one, halved, which has just heard of the
-# first.)*
+# (The coarsest branch is new in the second module. It begins as the second branch, halved, just after that one's first
+# exchange.)*
 #
 # Inside a branch there is nothing new: residual blocks, two 3 × 3 convolutions with the input added (ResNet's). The
 # **exchange** is HRNet's own. With branches $\mathbf x_1 … \mathbf x_n$, the finest first, each next one half as wide,
@@ -385,8 +385,9 @@ class PoseNet(nn.Module):
 
 
 # %% [markdown]
-# What does it bring? Take one cell in the middle of the finest branch and ask which pixels of the picture can change
-# it: the gradient's size, pixel by pixel. Once as it is, once with all paths from the coarser branches cut.
+# What do the coarser branches bring? Take one cell in the middle of the finest branch and ask which pixels of the
+# picture can change it: the gradient's size, pixel by pixel. Once as it is, once with all paths from the coarser
+# branches cut.
 
 # %%
 def reach(network, side=128):
@@ -420,7 +421,8 @@ print("columns of the picture that reach the middle cell:", widths)
 assert widths["with the exchange"] > widths["without coarser branches"]
 
 # %% [markdown]
-# *Roots, so that weak influence shows. Untrained networks; training changes the weights, not who is connected.*
+# *The square root of the influence, so that weak influence shows. The networks are untrained; training changes the
+# weights, not what is connected.*
 
 # %% [markdown]
 # ### Counted
@@ -453,9 +455,9 @@ print(f"the course's: {counted(PoseConfig())[1]:.2f} M")
 
 
 # %% [markdown]
-# To the weight what chapter 13 counted by hand, and what HigherHRNet's authors print. (Among them are 17 maps of
-# "tags", by which HigherHRNet tells several people apart; MPT's crops hold one, and nothing reads them.) So **28 M is
-# W32**, and the W48 of section F has 63.8 M. The paper contradicts itself; we take W32 as Table 1's.
+# This is, to the last weight, what chapter 13 counted by hand, and what HigherHRNet's authors print. (Among them are 17
+# maps of "tags", by which HigherHRNet tells several people apart; MPT's crops hold one, and nothing reads them.) So
+# **28 M is W32**, and the W48 of section F has 63.8 M. The paper contradicts itself; we take W32 as Table 1's.
 
 # %% [markdown]
 # ## 2 A plainer network
@@ -464,8 +466,8 @@ print(f"the course's: {counted(PoseConfig())[1]:.2f} M")
 #
 # The paper has an ablation: "we replace HigherHRNet with SimpleBaseline, which is based on ResNet101 architecture" (F;
 # the supplement gives no numbers). SimpleBaseline (Xiao et al. 2018) is what its name says: a classifier's ResNet,
-# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a
-# 1 × 1 convolution. Where the joint is has to survive at 7 × 7 cells, in the channels.
+# which goes down to a thirty-second of the picture's side, then three transposed convolutions that double it, then a 1
+# × 1 convolution. So the place of a joint has to pass through a map of 7 × 7 cells, encoded in its channels.
 
 # %% tags=["export"]
 class SimpleBaseline(nn.Module):
@@ -543,8 +545,8 @@ for name, (millions, billions) in counts.items():
 assert round(counts["SimpleBaseline-101"][0], 1) == 53.0  # as its authors print it
 
 # %% [markdown]
-# Which is better for MPT, and how much, is a study in section 10. From here on the small HRNet is the pose network, and
-# `pose_network(config)` makes whichever a configuration names.
+# A study in section 10 asks which of the two is better for MPT, and by how much. From here on the small HRNet is the
+# pose network, and `pose_network(config)` makes whichever a configuration names.
 
 # %% [markdown]
 # ## 3 Training it
@@ -552,9 +554,10 @@ assert round(counts["SimpleBaseline-101"][0], 1) == 53.0  # as its authors print
 # **The question.** MPT's pose networks come ready, trained on the photographs of COCO. Ours starts from nothing. On
 # what?
 #
-# On rendered people. `course_lib.data.pictured` goes through rendered sets and takes whoever is *whole*: nine tenths of
-# the box inside the picture, at least three tenths of the picture large, half of the body not hidden. It knows each
-# person's mesh, too, from the pose in the label; section 5 will need it. The people of the test split are others.
+# On rendered people. `course_lib.data.pictured` goes through rendered sets and takes each person who is *whole*: nine
+# tenths of the box inside the picture, at least three tenths of the picture large, half of the body not hidden. It
+# knows each person's mesh, too, from the pose in the label; section 5 will need it. The people of the test split are
+# others.
 
 # %% tags=["export"]
 TINY = {"stem": 8, "width": 8, "blocks": 1}
@@ -610,8 +613,8 @@ plt.show()
 
 # %% [markdown]
 # **The target** is chapter 13's: a Gaussian dot of height 1, drawn by the very function that drew the transformer's
-# input, `synthesize_heatmaps`, with its σ. (HigherHRNet's own target is the same but for σ.) So what the network is
-# taught to say is what the transformer was taught to hear.
+# input, `synthesize_heatmaps`, with its σ. (HigherHRNet's own target is the same but for σ.) So the network is taught
+# to draw just what the transformer was taught to read.
 #
 # **The loss** is the mean squared difference, at *each* of the network's resolutions, added up. With maps
 # $\hat{\mathbf H}^r$ of side $S_r$, their targets $\mathbf H^r$, and $w_{bk}$ 1 where joint $k$ of sample $b$ counts,
@@ -620,6 +623,8 @@ plt.show()
 #  \mathbf H^r_{bk}\bigr\|^2. \tag{14.2}$$
 #
 # ### Exercise 14.2 — the loss at every resolution  ●○○ (8 min)
+#
+# Write (14.2) for a batch: every resolution that the network gives has a target of its own.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -720,13 +725,15 @@ if pose_run is not None:
 #
 # ### Exercise 14.3 — the share that is found  ●○○ (8 min)
 #
+# Write (14.3) for all joints at once.
+#
 # <details><summary>Hint 1</summary>
 #
 # `(found - true).norm(dim=-1)` is (B, K); `size` is (B,) and needs a second dimension to be compared with it.
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A joint that counts in nobody has 0 / 0. Divide by `seen.sum(0).clamp(min=1)`: it gets 0.
+# For a joint that counts in nobody this is 0 / 0. Divide by `seen.sum(0).clamp(min=1)`: it gets 0.
 # </details>
 
 # %% tags=["export"]
@@ -864,12 +871,12 @@ print(f"median height: {heights[right].median():.2f} of those found, {heights[~r
 #
 # ### Exercise 14.4 — everybody's heatmaps  ●●○ (10 min)
 #
-# Pictures have different numbers of people; rows of NaN fill up the rest.
+# Write (14.4). Pictures have different numbers of people; rows of NaN fill up the rest.
 #
 # <details><summary>Hint 1</summary>
 #
-# `synthesize_heatmaps` wants (B, K, 2) and makes empty maps of NaN. Whether a row is another picture or another person
-# in the same one is nothing to it: `points.flatten(0, 1)` is (B · M, K, 2).
+# `synthesize_heatmaps` wants (B, K, 2) and makes empty maps of NaN. It doesn't matter whether a row is another picture
+# or another person in the same one: `points.flatten(0, 1)` is (B · M, K, 2).
 # </details>
 # <details><summary>Hint 2</summary>
 #
@@ -911,7 +918,7 @@ print(f"up to {crowd['crowd'].shape[1]} people in a picture")
 # *Whole pictures and their targets, the fullest of some.* Training is the same but for the batch and the loss. With the
 # batch two more things differ: whole pictures are all of `wild` (crops are of both worlds), and they are mirrored and
 # coloured, but neither turned nor zoomed. Part of a difference may come from there, above all in the column `studio`.
-# Since two short runs may differ by luck, this is a study: each arm three times, `course study 14.whole`.
+# Two short runs may differ by chance, so this is a study: each arm is trained three times (`course study 14.whole`).
 
 # %% tags=["export"]
 @dataclass(frozen=True)
@@ -947,12 +954,12 @@ if len(whole_rows) == len(WHOLE.arms):
 # %% [markdown]
 # What is comparable to the paper: the question, not the amount. HigherHRNet was trained for much longer, on many more
 # pictures, and COCO's people are smaller in their pictures than ours. And a network that was trained on whole pictures
-# puts dots on *all* the noses in a crop, as it was told to; whose is the highest it was never told.
+# puts dots on *all* the noses in a crop, as it was taught to; it was never taught which person is meant.
 
 # %% [markdown]
 # ## 5 The mesh regressor
 #
-# **The question.** Pictures → maps, and maps → mesh: both networks are there. Is the work done?
+# **The question.** One network makes maps of pictures, the other a mesh of maps. Is it enough to put them together?
 #
 # Putting them together is a class of a few lines. What passes between them are the maps, as they are; no summit is
 # taken, so gradients can flow back from the mesh to the picture. Maps of another size than the transformer was trained
@@ -1011,6 +1018,8 @@ print({name: f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f} M" for name
 # What is left is posture. How large the person is, and which way they face, is forgiven.
 #
 # ### Exercise 14.5 — PA-MPJPE  ●●○ (10 min)
+#
+# Write (14.5) for a batch, with the fit by chapter 01's `procrustes`.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1075,8 +1084,9 @@ assert tiny or results["true joints"]["pa_mpjpe"] < results["the network's maps"
 
 # %% [markdown]
 # Two gaps, then. From chapter 13's own test to the first line: other cameras, lower and higher, nearer, tilted, and
-# people of whom half an arm may be outside the crop. And from true joints to the network's: what the next sections want
-# to close. Row three says how much of it is due to how the maps *look* rather than to where their summits are.
+# people of whom half an arm may be outside the crop. And from the first line to the second, from true joints to the
+# network's maps: this gap the next sections are to close. Row three says how much of it is due to how the maps *look*
+# rather than to where their summits are.
 #
 # Does a person on whom the pose network fails get a bad mesh?
 
@@ -1117,8 +1127,8 @@ plt.show()
 # %% [markdown]
 # ## 6 Pictures that know much, and pictures that know little
 #
-# **The question.** Meshes are measured in studios. Pictures from everywhere have a few clicked points at best. How can
-# one network learn from both?
+# **The question.** Meshes are measured in studios. Pictures from everywhere else have a few clicked points at best. How
+# can one network learn from both?
 #
 # MPT is fine-tuned "on a mixture of 2D and 3D training sets" (E); which sets it doesn't say. METRO's code, on whose
 # recipe it builds, has five:
@@ -1137,16 +1147,17 @@ plt.show()
 #
 # $$\mathcal L_1(\hat a, a; w) = \frac{\sum_i w_i\, |\hat a_i - a_i|}{\max(1, \sum_i w_i)}, \tag{14.6}$$
 #
-# where $i$ runs over all numbers that the marks speak of. The sum is divided by what is *known*. Who divides by the
-# size of the batch makes the 3D terms smaller, the more 2D pictures happen to be in it. (METRO's code does the one for
-# 3D terms and the other for 2D: our choice is the same rule for both.) And nothing known is no error: the term is 0.
+# where $i$ runs over all numbers that the marks speak of. The sum is divided by what is *known*. If one divides by the
+# size of the batch instead, the 3D terms become smaller, the more 2D pictures happen to be in it. (METRO's code does
+# the one for 3D terms and the other for 2D: our choice is the same rule for both.) And nothing known is no error: the
+# term is 0.
 #
-# Marks are *factors*, not a selection `x[known]`: shapes that depend on the data can't be planned for a cluster. One
-# trap is in it. What isn't known may be NaN, and $0 \cdot \text{NaN}$ is NaN; so are gradients that came through it.
+# Marks are *factors*, not a selection `x[known]`: shapes that depend on the data can't be planned for a cluster. There
+# is one trap. What isn't known may be NaN, and $0 \cdot \text{NaN}$ is NaN; so are the gradients that pass through it.
 #
 # ### Exercise 14.6 — a mean over what is known  ●●○ (12 min)
 #
-# The marks may be those of samples, (B,), or of joints, (B, J); answer and truth have more dimensions.
+# Write (14.6). The marks may be those of samples, (B,), or of joints, (B, J); answer and truth have more dimensions.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1175,8 +1186,8 @@ check(known_l1)
 
 # %% [markdown]
 # The loss is chapter 13's (13.9), with this mean in it. (METRO's code takes absolute differences for vertices only;
-# those of joints, in 3D and 2D, it squares. All L1 is our choice.) There is none on the maps. They may become what they
-# like: what they become is section 9's question.
+# those of joints, in 3D and 2D, it squares. All L1 is our choice.) There is no term on the maps. They are free to
+# change, and section 9 asks what becomes of them.
 
 # %% tags=["export"]
 def mixed_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -1252,7 +1263,8 @@ def with_marks(batch: Batch, mesh: bool = True, joints: bool = True, spots: int 
 #
 # ### Exercise 14.7 — the mirror image of a sample  ●●○ (12 min)
 #
-# (`seen`, the marks of `points`, isn't in the batches that are trained on: leave it.)
+# Write the mirror for everything in the batch: picture, joints in space and in the picture, marks, mesh. (`seen`, the
+# marks of `points`, isn't in the batches that are trained on: leave it out.)
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1290,8 +1302,8 @@ check(mirrored)
 #
 # x right and y down (k is the zoom from here on), so that a positive φ turns clockwise, a spot at $\mathbf p$ comes to
 # $A \mathbf p$. In space x and y turn alike, and z stays; but $k$, how many times as large the person is shown, changes
-# nothing there: nobody grows from being looked at closely. And the picture goes the *other* way: what is to be seen at
-# $\mathbf p$ stands in the old one at $A^{-1} \mathbf p$.
+# nothing there: in space people keep their size. And the picture goes the *other* way: what is to be seen at $\mathbf
+# p$ stands in the old one at $A^{-1} \mathbf p$.
 #
 # That is right only where the camera's axis goes through the crop's middle. Ours does: the reader gives joints and mesh
 # in the axes of a camera that looks at the middle of the person's box. (METRO keeps the picture's own camera, and turns
@@ -1299,7 +1311,8 @@ check(mirrored)
 #
 # ### Exercise 14.8 — turned and zoomed, with the truth  ●●● (18 min)
 #
-# `angle` is φ, `zoom` is $k$.
+# Turn and zoom a whole batch by (14.7): the points, the joints and the mesh, and the picture. `angle` is φ, `zoom` is
+# $k$.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1363,7 +1376,7 @@ def augmented(augmentation: Augmentation, batch: Batch, generator: torch.Generat
 
 
 # %% [markdown]
-# (`1 / side`: who cuts out a larger square shows a smaller person.)
+# (`1 / side`: in a larger square the person is shown smaller.)
 
 # %% [markdown]
 # One crop, eight times; the joints are the turned truth, the mesh's silhouette in red is drawn with nothing but the
@@ -1415,7 +1428,8 @@ plt.show()
 # %% [markdown]
 # ## 7 Fine-tuning, end to end
 #
-# **The question.** Two networks that were trained apart, one after the other. What changes if both learn together?
+# **The question.** Two networks were trained apart and now stand one behind the other. What changes if both learn
+# together?
 #
 # Section 5 showed the gap: the transformer learned from drawn heatmaps, and gets found ones. Now the whole of it is
 # trained on pictures, with the loss (13.9) at its end, each term a mean (14.6), and nothing in the middle. A gradient
@@ -1588,8 +1602,8 @@ CONFIGS = {
 }  # fmt: skip
 
 # %% [markdown]
-# Before the run, the two things that are to be trained together. The transformer's error does reach the picture's end
-# of the network:
+# Before the run, the two things that are to be trained together. Does the transformer's error reach the first layer,
+# next to the picture? The gradients say so:
 
 # %%
 levels = body_levels(config.mesh.levels)
@@ -1604,6 +1618,8 @@ assert first.grad.norm() > 0 and first.grad.isfinite().all()
 
 # %% [markdown]
 # ## 8 The run, and what it reached
+#
+# **The question.** How much smaller does the error become when both networks learn together?
 #
 # **The switch**, as in chapter 13: `"train"` fine-tunes now, for some minutes; `"load"` takes the model that comes with
 # the course. Both begin with section 3's shipped pose network and chapter 13's shipped transformer where they are
@@ -1644,14 +1660,14 @@ if run is not None:
 # %% [markdown]
 # ### The measurement
 #
-# On people of the test split, of whom nobody was trained on. Chapter 13's three errors, in millimetres: MPJPE of the
+# On people of the test split, none of whom was in the training. Chapter 13's three errors, in millimetres: MPJPE of the
 # mesh's 14 joints, from the middle of the hips; PA-MPJPE, after Procrustes; MPVE, of the vertices, from the pelvis. Two
 # worlds: `studio`, as in the training pictures with 3D truth, and `wild`, of whose training pictures only 2D joints
 # were known.
 #
-# What has to be beaten: the **mean pose** of the training people in the camera's axes; for PA-MPJPE the mean *after*
-# Procrustes (each person turned, scaled and moved onto the mean, four times over), which is the best answer without
-# looking. And the two networks as section 5 left them, **not fine-tuned**.
+# They have to be smaller than those of the **mean pose** of the training people in the camera's axes; for PA-MPJPE the
+# mean *after* Procrustes (each person turned, scaled and moved onto the mean, four times over), which is the best
+# answer without looking. And smaller than those of the two networks as section 5 left them, **not fine-tuned**.
 
 # %%
 tests = {world: runs.held_out(config, world) for world in ("studio", "wild")}
@@ -1715,6 +1731,8 @@ assert 1 / sum(share**2 for _ in range(5)) == 5 and 1 / sympy.Integer(1) ** 2 ==
 
 # %% [markdown]
 # ### Exercise 14.9 — how many joints does a map answer to?  ●●○ (15 min)
+#
+# Write $n_c$ of (14.8) for all maps: subtract and divide, read at the joints, take the mean over people, and count.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1789,11 +1807,11 @@ plt.show()
 
 
 # %% [markdown]
-# D's sentence has a number now, and the number has a weakness. An exact heatmap answers to one joint. But a map of pure
-# noise, which answers to none, gets five or six of thirteen: all its $r$ are small, and about equally so. A high $n_c$
-# alone therefore doesn't show that a map captures several joints; it does show that the map is no longer one joint's
-# dot. Look at the maps, too. And mind the row "not fine-tuned": a pose network's maps may answer to more than one joint
-# already *before*, where it can't tell left from right. What fine-tuning adds is the difference of the two.
+# Supplement D's sentence has a number now, and the number has a weakness. An exact heatmap answers to one joint. But a
+# map of pure noise, which answers to none, gets five or six of thirteen: all its $r$ are small, and about equally so. A
+# high $n_c$ alone therefore doesn't show that a map captures several joints; it does show that the map is no longer one
+# joint's dot. Look at the maps, too. And mind the row "not fine-tuned": a pose network's maps may answer to more than
+# one joint already *before*, where it can't tell left from right. What fine-tuning adds is the difference of the two.
 #
 # In our runs it adds a little: the numbers grow with fine-tuning, and faint spots come up at other joints. But every
 # map is still mostly its old dot; none has become what Fig. 2 shows. The paper fine-tunes for 80 epochs, ours are some
@@ -1811,8 +1829,8 @@ plt.show()
 #   enlarge them again, so that the same transformer reads them.
 # - **Features** (Table 1's METRO arm): the same transformer on the pose network's features. It can't be pretrained on
 #   meshes, because nobody knows what these features would be; that is the point. So it begins at random; its pose
-#   network is as trained as the others'. So compare it with `without` of the first study, which also begins at random,
-#   not with `with`.
+#   network is trained like the others'. Compare it with `without` of the first study, which also begins at random, not
+#   with `with`.
 # - **Backbone**: a small HRNet, the chapter's, and SimpleBaseline's ResNet. Here the pose networks are trained in the
 #   run, as many steps as the fine-tuning, before it.
 
@@ -1880,9 +1898,17 @@ if set(rows["pretraining"]) == {"with", "without"}:
     pair = [rows["pretraining"][arm]["mpjpe"] for arm in ("with", "without")]
     far = study.beyond_spread(*pair)
     print(f"MPJPE with and without pretraining differ {'beyond' if far else 'within'} the spread")
+    assert far and pair[0][0] < pair[1][0]
 
 # %% [markdown]
+# The paper's main claim holds here: whoever begins with chapter 13's transformer, which never saw a picture, has the
+# smaller error after the same fine-tuning, and by far more than the three seeds differ. How much of that is left after
+# the paper's 80 epochs, these 400 steps can't say: a start matters most at the start. An arm without records has not
+# been run; its command stands beside its name.
+#
 # ## 11 On the picture
+#
+# **The question.** Does the mesh lie on the person in the picture, and where does it fail?
 #
 # The mesh, drawn over the crop by the weak-perspective camera that the network gives with it. The nearest, three in
 # between, and the farthest of the studio's held-out people, by MPJPE:
@@ -1970,7 +1996,7 @@ plt.show()
 # %% [markdown]
 # *Pictures and answers.* A network that was trained on whole people makes a whole person of whatever it is shown, and
 # never says that it isn't sure. The shipped one is wrong both times: a small whole figure before her chest, and
-# something thin that hangs down into the black. How good an answer is, one has to look: nothing in it says so.
+# something thin that hangs down into the black. To know how good an answer is, one has to look: nothing in it says so.
 #
 # **Your own**: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None]`, and a box around the
 # whole person, `[left, top, right, bottom]` in pixels.
@@ -1982,19 +2008,21 @@ plt.show()
 # **A person's safety is no place for an average error.** The models "can be potentially applied to human activity
 # analysis applications, such as detecting whether the senior subjects are falling. However, there is a risk associated
 # with directly applying the models for mission-critical decision making, especially in the health care field", and such
-# applications "may require an auxiliary supervision model or task-specific fine-tuning". Who has fallen lies. How far
-# off the answers are for people who lie, an average over people who mostly stand doesn't show; a table by kind of pose
-# does, such as the one above. A second model that watches the first, and data of the very case in question, are what H
-# asks for.
+# applications "may require an auxiliary supervision model or task-specific fine-tuning". A person who has fallen lies
+# on the floor. An average over people who mostly stand doesn't show how far off the answers are for people who lie. A
+# table by kind of pose does, such as the one above. A second model that watches the first, and data of the very case in
+# question, are what H asks for.
 #
 # **The data has owners.** "Some of the public released MoCap data may be licensed, meaning they can only be used for
 # scientific research purposes. Users must strictly adhere to the data usage agreement". Whether that binds a model
 # trained on such data, too, is for the agreement to say: read it before you share weights. Human3.6M and AMASS come
 # with agreements for research; so does SMPL's body. This chapter's people are rendered from the open body (CC0), and
 # its backgrounds are the course's own, so what it ships, you may use. But they are also drawn by rules, not recorded:
-# whom these rules leave out, the network has never seen.
+# people whom these rules leave out, the network has never seen.
 #
 # ## 13 The paper's run
+#
+# **The question.** What would the paper's fine-tuning take?
 #
 # 80 epochs on 16 V100; our plan takes 16 A100. Batch and size of an epoch are assumptions (section 7).
 
@@ -2029,7 +2057,7 @@ print(json.dumps(launch.deepspeed_config(job.recipe(), world=job.world, stage=2)
 #
 # - A network's output can be another one's input, if you know what it looks like. Then the two can be trained apart, on
 #   different data, and put together.
-# - Trained together they agree on a language of their own. Heatmaps were a good start, not the end.
+# - Trained together, the two may change what passes between them. Heatmaps are a good start for it.
 # - Carry with each sample what is true of it. Divide by what is known, and let nothing unknown in, NaN above all.
 # - Turn the truth along with the picture: in the plane, in space, in the names.
 # - A 2D term has no gradient in depth.

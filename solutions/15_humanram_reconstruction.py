@@ -13,14 +13,14 @@
 # %% [markdown]
 # # Chapter 15: HumanRAM
 #
-# A few pictures of a person, and cameras that know where they stood. What would another camera see?
+# A few pictures of a person are given, and it is known where each camera stood. What would another camera see?
 #
 # The classical answer builds a body first, a mesh or a cloud of points, and renders it. HumanRAM (Yu, Li and others,
 # SIGGRAPH 2025) builds nothing. Pictures go into a transformer as tokens, together with tokens that say no more than
-# *which rays I would like to see*; out come their colours. That is LVSM's recipe for scenes and things of all kinds.
-# HumanRAM adds the one thing that is known about people beforehand: a body model. It paints SMPL-X with a learned
-# texture of features, the same for everybody, and shows the network how the painted body stands in every view. So the
-# elbow in one picture and the elbow in the other wear the same numbers, and a *new pose* can be asked for like a new
+# *which rays I would like to see*; out come their colours. This recipe is LVSM's, which draws scenes and objects of all
+# kinds. HumanRAM adds the one thing that is known about people beforehand: a body model. It paints SMPL-X with a
+# learned texture of features, the same for everybody, and shows the network how the painted body stands in every view.
+# So the elbow has the same numbers in one picture and in the other, and a *new pose* can be asked for like a new
 # camera: that is chapter 16.
 #
 # **What you will build**: rays as pictures; a tri-plane texture on a body, and pose images; the token sequence with
@@ -111,8 +111,8 @@ plt.show()
 #
 # **The idea.** LVSM (Jin et al. 2024) treats this as a question to a language model: here is a context, complete it.
 # Every patch of a given picture is a token that knows its colours and its rays. Every patch of the wanted picture is a
-# token that knows its rays only. All of them go through one stack of transformer layers, everybody listens to
-# everybody, and at the end the wanted patches say their colours:
+# token that knows its rays only. All of them go through one stack of transformer layers with attention among all, and
+# at the end the wanted patches become colours:
 #
 # $$\mathbf x = \text{Linear}_\text{in}\,[\,I, P, F\,], \qquad \mathbf q = \text{Linear}_\text{tar}\,[\,P_t, F_t\,],
 # \qquad \hat I_t = σ\bigl(\text{head}\,(\text{Transformer}(\mathbf x, \mathbf q)_{\mathbf q})\bigr). \tag{15.1}$$
@@ -124,7 +124,7 @@ plt.show()
 # (15.1) is written as the summaries of the main paper have it.
 
 # %% [markdown]
-# All numbers of the architecture in one place; what belongs to training joins them in section 8.
+# All numbers of the architecture stand in one place; section 8 adds those of the training.
 
 
 # %% tags=["export"]
@@ -199,10 +199,10 @@ HEADS = ("linear", "dpt")
 # is all the position that a token gets. There is no table of places as in chapter 04, and so nothing has to be
 # interpolated when stage two goes from 256² to 512².
 #
-# **Where is the origin?** A direction doesn't care, a moment does: $\|\mathbf o × \mathbf d\|$ is the distance at which
-# the ray passes the origin. If that lies in a corner of the studio, all moments are large and alike, and the same
-# person three metres further on has quite other numbers. So we let the pelvis be 0. (The paper doesn't say; our
-# choice.) With a new origin $\mathbf c$
+# **Where is the origin?** A direction doesn't depend on it, a moment does: $\|\mathbf o × \mathbf d\|$ is the distance
+# at which the ray passes the origin. If that lies in a corner of the studio, all moments are large and alike, and the
+# same person three metres further on has quite other numbers. So we put the origin into the pelvis. (The paper doesn't
+# say; our choice.) With a new origin $\mathbf c$
 #
 # $$(\mathbf o - \mathbf c) × \mathbf d = \mathbf o × \mathbf d - \mathbf c × \mathbf d, \tag{15.3}$$
 #
@@ -295,9 +295,9 @@ for name, channels in (("given", 57), ("wanted", 54)):
 #
 # **The question.** Two patches in two pictures show the same elbow. How is the network to know?
 #
-# LVSM has to find out from colours and rays: compare along epipolar lines, guess the depth. That takes a great many
-# data, and for a *new pose* it doesn't help at all, since then the elbow isn't where the rays meet. But where the elbow
-# is in every picture, a body model knows. (Its pose parameters are given with the scans.)
+# LVSM has to find out from colours and rays: compare along epipolar lines, guess the depth. That takes very much data,
+# and for a *new pose* it doesn't help at all, since then the elbow isn't where the rays meet. But a body model tells
+# where the elbow is in every picture. (Its pose parameters are given with the scans.)
 #
 # **The idea.** Paint the body with numbers instead of colours, and show the network the painted body. A **texture**
 # assigns $3C = 48$ features to every point of the surface of SMPL-X. It is learned with the rest of the network, and it
@@ -349,14 +349,14 @@ print(f"{len(canonical):,} vertices; the texture has {3 * 128 * 128 * 16:,} numb
 
 # %% [markdown]
 # *The canonical body and its shadow on the three planes, coloured by its coordinates. Chest and back fall on one place
-# of xy; xz and yz tell them apart. Most texels of a plane are never asked.* (Ours is chapter 02's open body, with more
+# of xy; xz and yz tell them apart. Most texels of a plane are never read.* (Ours is chapter 02's open body, with more
 # vertices than SMPL-X's 10,475.)
 #
 # ### Exercise 15.2 — sampling three planes  ●●○ (12 min)
 #
-# Bilinear: a mean of the four texels around the place. A plane spans [−1, 1] from border to border, so texel $i$ of $R$
-# has its middle at $(2i + 1)/R - 1$: the course's rule that centres stand at + 0.5. (The body's points lie about a
-# tenth inside, so what happens beyond the outer texels doesn't matter.)
+# Write (15.4), with bilinear sampling: a weighted mean of the four texels around the place. A plane spans [−1, 1] from
+# border to border, so texel $i$ of $R$ has its middle at $(2i + 1)/R - 1$: the course's rule that centres stand at +
+# 0.5. (The body's points lie about a tenth inside, so what happens beyond the outer texels doesn't matter.)
 #
 # <details><summary>Hint 1</summary>
 #
@@ -387,7 +387,8 @@ def sample_planes(planes: Tensor, points: Tensor) -> Tensor:
 check(sample_planes)
 
 # %% [markdown]
-# Beside an independent one: SciPy's spline interpolation of order 1, which counts from the middle of the first texel.
+# Held against an independent one: SciPy's spline interpolation of order 1, which counts from the middle of the first
+# texel.
 
 # %%
 from scipy.ndimage import map_coordinates
@@ -428,6 +429,8 @@ class NeuralTexture(nn.Module):
 #
 # ### Exercise 15.3 — the pose image  ●●○ (15 min)
 #
+# Write (15.5) for whole views at once: the features of the three corners, mixed, and 0 where there is no face.
+#
 # <details><summary>Hint 1</summary>
 #
 # `faces[face]` has the three corners of every pixel. But `face` is −1 where there is nothing, and −1 is the last face
@@ -461,8 +464,8 @@ def pose_image(features: Tensor, faces: Tensor, face: Tensor, barycentric: Tenso
 check(pose_image)
 
 # %% [markdown]
-# Do bodies and pictures lie on each other? Always look. Data sets differ in how they scale and shift SMPL-X, and a pose
-# image that is off by ten pixels looks as good as any to a loss.
+# Does the body lie on the person in the picture? Always look. Data sets differ in how they scale and shift SMPL-X, and
+# no loss tells you that a pose image is off by ten pixels.
 
 
 # %%
@@ -490,9 +493,9 @@ print(f"{(alpha[body] > 0.5).float().mean():.1%} of the body's pixels lie on the
 assert (alpha[body] > 0.5).float().mean() > 0.95
 
 # %% [markdown]
-# *Three of 48 channels. The texture is noise still, but noise that sticks to the body: the same spots on the same chest
-# in all views and in the other pose. (Below, a coarse one, to see it.) Clothes and hair stand out from the bare body;
-# the network has to learn by how much.*
+# *Three of 48 channels. The texture is still noise, but it sticks to the body: the same spots are on the chest in all
+# views and in the other pose. (Below, a coarser texture, in which one sees it better.) Clothes and hair stand out from
+# the bare body; the network has to learn by how much.*
 #
 # **Per vertex or per pixel?** One may also interpolate the canonical *place* of each pixel and sample the planes there:
 # exact inside a face, but a bilinear look-up with its gradient for every pixel of every view. Sampling at the vertices
@@ -518,8 +521,7 @@ assert gap < 0.2
 # finer than its mesh. We sample at the vertices. (The summaries of the main paper say that features are rasterised as
 # vertex attributes; whether the authors' code does so we don't know.)
 #
-# **A view without the person**, cut off or behind a wall, has −1 everywhere, and its pose image is 0: defined, and
-# nothing to stumble over.
+# **A view without the person**, cut off or behind a wall, has −1 everywhere, and its pose image is 0: nothing breaks.
 
 # %%
 nobody = pose_image(texture(boxed), faces, torch.full((4, 4), -1), torch.zeros(4, 4, 3))
@@ -530,12 +532,12 @@ assert nobody.shape == (48, 4, 4) and not nobody.any()
 #
 # **The question.** A sample has S given views and M wanted ones. What is one sequence?
 #
-# **The idea.** One target view. Its queries and *all* input tokens of the sample stand in a row, and there is full
-# attention among them: inputs hear inputs, queries hear all. The M targets of a sample are M sequences in the batch,
+# **The idea.** One sequence for each target view. Its queries and *all* input tokens of the sample stand in a row, with
+# full attention among them: every token attends to all others. The M targets of a sample are M sequences in the batch,
 # with the inputs repeated. So an answer can't depend on what else was asked, and the sequence doesn't grow with M. (As
 # in LVSM's code.)
 #
-# How long it gets is what decides over the paper's training plan. Attention costs the square of it:
+# The paper's training plan follows from the length of this sequence, for attention costs its square:
 
 # %%
 for side, views in ((256, 2), (256, 4), (512, 2), (512, 4)):
@@ -547,10 +549,13 @@ for side, views in ((256, 2), (256, 4), (512, 2), (512, 4)):
 # for the last 10,000 only (supplement B). Section 8 measures it.
 #
 # **Missing views.** A batch is one tensor, but one person may come with four pictures and the next with one. So every
-# input view has a flag *seen*, and nobody listens to tokens of a view that isn't there. (The paper trains with a fixed
-# number, so it needs no mask; ours is for mixed data, and for chapter 16.)
+# input view has a flag *seen*, and no token attends to tokens of a view that isn't there. (The paper trains with a
+# fixed number, so it needs no mask; ours is for mixed data, and for chapter 16.)
 #
 # ### Exercise 15.4 — the sequence  ●●○ (12 min)
+#
+# Write the sequences of a batch: for each target the input tokens of its sample, then its own queries. With flags,
+# write the mask too.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -600,13 +605,15 @@ check(assemble)
 # weights, and no score changes. And with all weights 1 no score exceeds $d / \sqrt d = \sqrt d$, by Cauchy and Schwarz.
 #
 # A token that isn't there gets the score −∞ *before* the softmax: then the others' shares still sum to 1. Such a token
-# may itself ask; nobody hears what it makes of it.
+# still computes an answer of its own; no other token gets it.
 #
 # ### Exercise 15.5 — attention among views  ●●○ (12 min)
 #
+# Write the attention: the norms of (15.6), the scores, the mask where there is one.
+#
 # <details><summary>Hint 1</summary>
 #
-# Where everybody is heard, chapter 04's `attend(q, k, v)` is the fast way. Norms first, and none for the values.
+# Without a mask chapter 04's `attend(q, k, v)` does the rest, and fast. Norms first, and none for the values.
 # </details>
 # <details><summary>Hint 2</summary>
 #
@@ -691,13 +698,14 @@ class Block(nn.Module):
 # Here our sources disagree. The supplement says: "the Sigmoid activation is applied after the output linear layer", so
 # a token becomes its 8 × 8 pixels by one matrix, patch by patch. The abstract speaks of a DPT-based decoder, and
 # summaries of the main paper give an ablation on THuman2.1: LVSM with the linear layer 28.24 dB, with the pose image
-# 29.48, with DPT 30.34. So both exist. We build both, and a study in section 12 lets them compete.
+# 29.48, with DPT 30.34. So both exist. We build both, and a study in section 12 compares them.
 #
-# **The linear head** has 0.15 M weights and cannot see over the edge of a patch: what the neighbours draw it knows by
-# attention alone. **The DPT head** (chapter 10) takes the target's tokens after layers 3, 6, 9 and 12, lays each set
-# out as a picture of 4, 2, 1 and ½ times the token grid, and joins them from coarse to fine with convolutions. The last
-# picture has 4 times the grid, and the head's own up-sampling makes 8 times of it: the full size. There is no class
-# token to read, no resizer as in DAViD, and it sees target tokens only. Widths and features are our choice.
+# **The linear head** has 0.15 M weights and works on each patch alone: what its neighbours draw it knows only from the
+# attention before it. **The DPT head** (chapter 10) takes the target's tokens after layers 3, 6, 9 and 12, lays each
+# set out as a picture of 4, 2, 1 and ½ times the token grid, and joins them from coarse to fine with convolutions. The
+# last picture is 4 times as large as the grid, and the head's own up-sampling makes it 8 times as large: the full size.
+# Here there is no class token and no resizer as in DAViD, and the head gets target tokens only. Widths and features are
+# our choice.
 #
 # **LayerNorm before unpatchify**: the tokens that a head reads are normalised first (supplement A). The DPT head has
 # one norm for each of its four layers (ours).
@@ -761,9 +769,10 @@ class DptHead(nn.Module):
 # %% [markdown]
 # ### The whole
 #
-# Both matrices, the texture, the layers, a head. Queries are read from the last N places of every sequence; what the
-# inputs have become is thrown away. A layer deep inside begins with smaller weights, by $1 / \sqrt{2(i + 1)}$ in layer
-# $i = 0, 1, …$ (LVSM's code): every layer adds to the stream, and this keeps the sum in bounds.
+# The model consists of both matrices, the texture, the layers and a head. Queries are read from the last N places of
+# every sequence; what the inputs have become is thrown away. A layer deep inside begins with smaller weights, by $1 /
+# \sqrt{2(i + 1)}$ in layer $i = 0, 1, …$ (LVSM's code): every layer adds to the stream, and this keeps the sum in
+# bounds.
 
 
 # %% tags=["export"]
@@ -971,8 +980,9 @@ for name, own, batch in (
 assert spread["with the norm"] < 1.1 and spread["without"] > 1.5
 
 # %% [markdown]
-# With it every token enters at the same size, whatever it shows; without it a patch of background speaks louder than a
-# question, and a slip of unit drowns everything that the layers add (each adds about as much as it did before).
+# With it every token enters at the same size, whatever it shows. Without it a patch of background is larger than a
+# query, and with another unit of length the input is so large that what the layers add hardly counts (each adds about
+# as much as it did before).
 
 # %% [markdown]
 # ## 6 Scans: many pictures of one person
@@ -987,7 +997,7 @@ assert spread["with the norm"] < 1.1 and spread["without"] > 1.5
 # bare body, where it is longest, spans 82 % of the picture's side. How many views the paper renders, and from where,
 # isn't said: these numbers are our choice.
 #
-# **The world is the body's**: the origin is the pelvis, y is up, the person faces +z by and large, and a metre is a
+# **The world is the body's**: the origin is the pelvis, y is up, the person faces roughly +z, and the unit is the
 # metre. Section 2's moment is then how far a ray passes from the pelvis, a number of order one, and nothing needs to be
 # scaled. (LVSM centres a scene on its mean camera and scales it; what HumanRAM does isn't said.) Two poses of a person
 # have two worlds, each with the pelvis at 0.
@@ -1137,10 +1147,10 @@ plt.show()
 # %% [markdown]
 # ## 7 The loss
 #
-# **The question.** A picture that is right everywhere but one pixel aside is nearly as wrong, pixel by pixel, as a grey
-# smear. What should a network be told that can't know every thread of a shirt?
+# **The question.** A picture that is right but for a shift by one pixel is, pixel by pixel, nearly as wrong as a grey
+# smear. And no network can know every thread of a shirt. Which loss should it get?
 #
-# Mean squared error alone asks for the mean of all pictures that are possible, and a mean is blurred. So a
+# Mean squared error alone is least for the mean of all pictures that are possible, and a mean is blurred. So a
 # **perceptual** term is added: both pictures are shown to a network that learned to see on other data, and what it
 # makes of them is compared.
 #
@@ -1265,9 +1275,9 @@ assert all(torch.isclose((p - true).square().mean(), error) for p in damaged.val
 assert vgg_file().exists() or struck["noise"] > max(struck["blur"], struck["ghost"])
 
 # %% [markdown]
-# *All three have the same MSE; above each its perceptual distance.* The stand-in minds noise most. How large must λ be?
-# That is no question of the two numbers but of their gradients: a term pulls as hard as its slope. We compare them at a
-# prediction that is nearly right.
+# *All three have the same MSE; above each its perceptual distance.* The stand-in counts noise as the largest. How large
+# must λ be? It is not the two numbers that one has to compare, but their gradients, for these change the weights. We do
+# so at a prediction that is nearly right.
 
 # %%
 guess = gaussian_blur2d(true, (9, 9), (0.8, 0.8)).requires_grad_()
@@ -1280,8 +1290,8 @@ print(f"λ = {balance:.4f} would make both pull equally hard at {-10 * squared.l
 assert scale() == "smoke" or vgg_file().exists() or 0.0005 < balance < 0.02
 
 # %% [markdown]
-# With the stand-in we take λ = 0.002, at which both have a say; the paper's own configurations keep λ = 1, which is for
-# VGG. At smoke scale the picture is too small to say anything.
+# With the stand-in we take λ = 0.002, at which both terms matter; the paper's own configurations keep λ = 1, which is
+# for VGG. At smoke scale the picture is too small to say anything.
 
 
 # %% tags=["export"]
@@ -1303,16 +1313,18 @@ def reconstruction_loss(model: nn.Module, batch: Batch, weight: float, network: 
 # $$\mathrm{PSNR} = -10 \log_{10} \Bigl( \frac{1}{3\,|m|} \sum_{p \in m} \sum_{c} ( \hat I_{pc} - I_{pc} )^2 \Bigr)
 # \ \text{dB}, \tag{15.8}$$
 #
-# for pictures in [0, 1]. Over which pixels $m$? Four fifths of our pictures are white, and white is easy: the whole
-# picture flatters everybody. The paper doesn't say what it takes. We print the whole picture and the box around the
-# person; on the person's own pixels the number is lowest of all.
+# for pictures in [0, 1]. Over which pixels $m$? Four fifths of our pictures are white, and white is easy: on the whole
+# picture every method looks good. The paper doesn't say what it takes. We print the whole picture and the box around
+# the person; on the person's own pixels the number is lowest of all.
 #
 # ### Exercise 15.7 — PSNR on a mask  ●○○ (8 min)
 #
+# Write (15.8) for a batch of pictures.
+#
 # <details><summary>Hint</summary>
 #
-# First the mean over the three colours, then the sum over the mask's pixels, divided by how many there are. Clip the
-# prediction, as LVSM's evaluation does. A number for each picture: no mean over the batch.
+# The mask (B, H, W) has no colours: bring the squared error to its shape before you multiply. Clip the prediction, as
+# LVSM's evaluation does. The answer is a number for each picture: no mean over the batch.
 # </details>
 
 
@@ -1345,6 +1357,9 @@ assert whole > boxed > own
 # %% [markdown]
 # ## 8 Training
 #
+# **The question.** Large pictures and many views make a step expensive. How does the paper get by with few of such
+# steps? First by its plan:
+#
 # | | stage 1 | stage 2 | from |
 # |---|---|---|---|
 # | pictures | 256 × 256 | 512 × 512 | B |
@@ -1357,15 +1372,15 @@ assert whole > boxed > own
 # | optimiser | AdamW, β 0.9 and 0.95, decay 0.05 | the same | LVSM's code |
 #
 # Whether the second stage decays or warms up, and whether it keeps the optimiser's state, isn't said: we decay, begin
-# at the peak and start the optimiser anew. LVSM's code also *skips* a step whose gradient is more than five times
-# the allowed norm; clipping alone does for us.
+# at the peak and start the optimiser anew. LVSM's code also *skips* a step whose gradient is more than five times the
+# allowed norm; for us clipping is enough.
 #
 # $$η_k = η \begin{cases} (k + 1) / W & k < W \\ \tfrac12 \Bigl( 1 + \cos π \frac{k - W}{T - W} \Bigr) & k ≥ W
 # \end{cases} \tag{15.9}$$
 #
 # ### Exercise 15.8 — a cosine with warm-up  ●○○ (5 min)
 #
-# $W$ steps of warm-up out of $T$, for step $k = 0, 1, …$
+# Write (15.9): $W$ steps of warm-up out of $T$, for step $k = 0, 1, …$
 #
 # <details><summary>Hint</summary>
 #
@@ -1493,8 +1508,8 @@ for inputs in (2, min(4, config.views - 1)):
     print(f"{inputs} input views: {(time.perf_counter() - began) / 2:.2f} s for a step of 2 samples")
 
 # %% [markdown]
-# So the paper trains on two views and claims that the network takes more of them without being taught. Section 10 tests
-# the claim.
+# So the paper trains on two views and claims that the network can use more of them without having been trained for it.
+# Section 10 tests the claim.
 #
 # ## 9 The run
 #
@@ -1535,8 +1550,8 @@ if run is not None:
     assert np.isfinite(run.losses).all() and (scale() == "smoke" or gained > 1.5)
 
 # %% [markdown]
-# People of the test split, whom nobody was trained on, from four views. As a yardstick, the simplest answer that there
-# is: the given picture whose camera stands nearest, unchanged. (Section 10 has the better baseline, and the whole
+# People of the test split, none of whom was in the training, from four views. As a yardstick, the simplest answer that
+# there is: the given picture whose camera stands nearest, unchanged. (Section 10 has the better baseline, and the whole
 # measurement.)
 
 # %%
@@ -1567,7 +1582,7 @@ plt.show()
 # %% [markdown]
 # ## 10 The measurement
 #
-# **The question.** How good are the pictures, and what would an answer be worth that has learned nothing?
+# **The question.** How good are the pictures, and how good would pictures be without any learning?
 #
 # ### Two frames
 #
@@ -1603,11 +1618,11 @@ assert torch.allclose(gain, -10 * share.log10(), atol=0.5)
 # %% [markdown]
 # ### Two answers that learn nothing
 #
-# **Copying.** Take the given picture whose camera looks from the nearest direction. That is what a network would do
-# that knows no third dimension.
+# **Copying.** Take the given picture whose camera looks from the nearest direction. A network that knows nothing of the
+# third dimension would do that.
 #
 # **Projecting.** The body is known, in the given pose and in the one that is asked for: that is what "posed pictures"
-# means. So one can do without learning what computer graphics has always done:
+# means. So one can do what computer graphics has always done, and learn nothing:
 #
 # 1. Rasterise the body in the target view: each pixel gets a point of the surface (face and barycentrics).
 # 2. Find the same point on the body in the *given* pose.
@@ -1622,11 +1637,13 @@ assert torch.allclose(gain, -10 * share.log10(), atol=0.5)
 #    $\sum_s w_s c_s / \sum_s w_s$, with $c_s$ the colour that view $s$ has there.
 # 5. A point that no view sees gets the colour of what is nearest to it on the canonical body.
 #
-# Step 3 is the z-buffer of chapter 03, read by somebody else: a view's depth map says how far away the nearest surface
+# Step 3 uses the z-buffer of chapter 03 for another purpose: a view's depth map says how far away the nearest surface
 # is at each pixel, and our point is seen if it isn't further away than that. A small tolerance has to be added, since
 # the depth map is known at pixel centres only and the surface is slanted. Without it a surface hides itself, in specks.
 #
 # ### Exercise 15.9 — who sees this point?  ●●○ (12 min)
+#
+# Write step 3 for all points and all cameras: whether a camera sees a point.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1673,7 +1690,7 @@ plots.show_images(rows, titles, columns=5, height=1.8)
 plt.show()
 
 # %% [markdown]
-# *Each person twice: below, the pose that is asked for is another one.* The projection is not bad! Its colours are
+# *Each person twice: below, the pose that is asked for is another one.* The projection is not bad: its colours are
 # right, in the new pose too. What is wrong is what isn't on the body: the hem of a skirt, hair, a wide shirt. The
 # silhouette is that of the bare body, and that costs more than all else together. Give it the *true* colours wherever
 # the body is:
@@ -1775,7 +1792,7 @@ if best == "shipped" and scale() != "smoke":
 #
 # ## 11 Once around
 #
-# **The question.** What has the network made of the person, seen from all sides, and how does it find things?
+# **The question.** How does the person look from all sides, and where does the network find what it draws?
 #
 # ### The turn-table
 #
@@ -1806,19 +1823,20 @@ interactive(turn, azimuth=(0, 360 - 360 // TURNS, 360 // TURNS))
 # %% [markdown]
 # ### Where does a patch look?
 #
-# A target token listens to all patches of all given views. With attention one rarely knows what would be right. Here
-# one does: the patch shows a point of the surface, the body says where that point is in each given view, and exercise
-# 15.9 whether it is seen there. So we can ask whether attention finds it.
+# A target token attends to all patches of all given views. One rarely knows where attention *should* go. Here one does:
+# the patch shows a point of the surface, the body says where that point is in each given view, and exercise 15.9
+# whether it is seen there. So we can ask whether attention finds it.
 #
 # ### Exercise 15.10 — the way a patch looks  ●○○ (8 min)
 #
-# `model.shares(batch, layer)` returns who listens to whom. Of one target that is (h, N, (S + 1) N): for each head and
-# each of its N tokens the shares of all tokens, in the order of exercise 15.4: view 1, …, view S, the target itself.
+# `model.shares(batch, layer)` returns how much each token attends to each. Of one target that is (h, N, (S + 1) N): for
+# each head and each of its N tokens the shares of all tokens, in the order of exercise 15.4: view 1, …, view S, the
+# target itself.
 #
 # <details><summary>Hint</summary>
 #
-# Mean over heads, take the token's row, cut off the last N columns, divide by what is left so that the views together
-# have 1, then `unflatten` into views, rows and columns.
+# Which three things have to go: the heads, the other tokens' rows, the target's own columns? A view has `grid[0] *
+# grid[1]` tokens. And what do the shares sum to once the target's own are gone?
 # </details>
 
 
@@ -1837,8 +1855,8 @@ def looks_at(shares: Tensor, token: int, views: int, grid: tuple[int, int]) -> T
 check(looks_at)
 
 # %% [markdown]
-# Layer by layer: of all that the target's patches hear from the given views, how much comes from within one patch of
-# the right place? Chance is what it would be if they listened to all patches with a body on them alike.
+# Layer by layer: of all the attention that the target's patches give to the given views, how much goes to the right
+# place, within one patch? Chance is what it would be if they attended equally to all patches that show a body.
 
 # %%
 layers = range(len(model.blocks))
@@ -1957,6 +1975,8 @@ if rows["views"]:
 #
 # ## 13 The paper's run
 #
+# **The question.** What would the paper's two stages take?
+#
 # Two stages on eight A100 with 80 GB, "about 2 days" and "4 additional days" (B):
 
 # %%
@@ -1988,10 +2008,12 @@ print(jobs[-1].script(out=f"runs/{jobs[-1].name}", **({"start": last} if len(job
 #
 # - A view is tokens: colours, rays, and what the body says about each pixel. A question is the same without colours.
 # - Rays carry the place. No position embedding, any number of views, any resolution that patches fit.
-# - The texture isn't a person's. It is a name for each point of the surface, the same for all people, learned.
-# - A pose image says *which* point of the body a pixel shows. It turns "what is here?" into "find the same name".
-# - A baseline should be as strong as its idea allows; a frame that is mostly white flatters all alike.
-# - Train on few views because a step costs more than in proportion to them; use what you have when it counts.
+# - The texture doesn't belong to one person. It is a learned name for each point of the surface, the same for all
+#   people.
+# - A pose image says *which* point of the body a pixel shows. So "what is here?" becomes a search for the same point in
+#   another picture.
+# - A baseline should be as strong as its idea allows; in a frame that is mostly white every method looks good.
+# - Train on few views, for a step's cost grows faster than their number; at the test give all that you have.
 #
 # ## What the paper leaves open
 #

@@ -739,7 +739,7 @@ def pose_score(answer):
     expect_type(found, Tensor, "the scores of 4 poses")
     expect(
         found.numel() != 1,
-        "one number came back for 4 poses. Give one score for each; the mean is for whoever pools them",
+        "one number came back for 4 poses. Give one score for each; the mean over the poses is taken later",
     )
     expect(found.shape != (4, 5), "a score for every joint came back: a pose is right if *all* of its joints are")
     expect_shape(found, (4,), "the scores of 4 poses")

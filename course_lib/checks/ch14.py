@@ -538,7 +538,7 @@ def mirror_image(answer):
         found["vertices"], batch["twin"] * flip, "vertices: the twin is mirrored already; its x keeps its sign"
     )
     expect_close(found["vertices"], batch["twin"], "vertices")
-    expect_close(found["twin"], batch["vertices"], "twin: who is mirrored twice is the same again. The twin")
+    expect_close(found["twin"], batch["vertices"], "twin: mirrored twice, a person is the same again. The twin")
     for name in ("mesh_known", "joints_known"):
         expect_close(found[name], batch[name], name)
 
@@ -629,7 +629,7 @@ def turned_along(answer):
         expect_not_close(
             found[name],
             in_space(batch[name], k * turn),
-            f"{name} have grown with the zoom. Nobody grows from being looked at",
+            f"{name} have grown with the zoom. The zoom belongs to the picture; in space people keep their size",
         )
         expect_not_close(found[name], in_space(batch[name], turn.mT), f"{name} turn the other way than the picture")
         expect_close(found[name], in_space(batch[name], turn), name)
@@ -667,7 +667,7 @@ def turned_image_transposed(batch, angle, zoom):
     return turn_all(batch, angle, zoom, image=looked(batch["image"], zoom[:, None, None] * planar(angle).mT))
 
 
-@wrong_answer("14.8", says="Nobody grows")
+@wrong_answer("14.8", says="people keep their size")
 def turned_grows(batch, angle, zoom):
     return turn_all(batch, angle, zoom, joints=in_space(batch["joints"], zoom[:, None, None] * planar(angle)))
 
