@@ -37,7 +37,8 @@
 # | **From the papers** | DAViD §3.1 and supplement A · Sapiens §3.5, §3.6 |
 #
 # **Letters.** B batch · H W image · V vertices · F faces · C channels; and in this chapter N triangles, M pieces of
-# them, P pixels or points. A **face** is a triangle of a mesh: three vertex ids.
+# them, P pixels or points; $K$ is the matrix of a camera's lens, as in chapter 01. A **face** is a triangle of a
+# mesh: three vertex ids.
 
 # %%
 # %matplotlib inline

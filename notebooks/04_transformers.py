@@ -1622,6 +1622,8 @@ sliders
 
 # %% [markdown]
 # ## 11 The measurement
+#
+# How good is it, class by class, and how much of that is due to attention? All four results side by side:
 
 # %% tags=["result"]
 print(
@@ -1646,8 +1648,8 @@ if pick(smoke=False, laptop=True):
 #
 # ## 12 A photograph
 #
-# Everything so far was rendered. Eileen Collins, photographed by NASA, was not. (`skimage.data.astronaut()`,
-# public domain.)
+# What does a network that has only seen rendered people make of a real one? Here is Eileen Collins, photographed by
+# NASA. (`skimage.data.astronaut()`, public domain.)
 
 # %%
 from skimage.data import astronaut

@@ -1335,8 +1335,8 @@ assert blind < 50 < 100 < honest
 #
 # ### Exercise 01.10 — one step of Gauss-Newton  ●●● (15 min)
 #
-# `residuals` is any function $r$ from `parameters` $\xi$ (P,) to residuals (M,). Return the parameters after one step
-# of (01.24), with $\lambda$ = `damping`.
+# `residuals` is any function $r$ from `parameters` $\xi$ (P,) to residuals (M,); in these shapes P counts parameters
+# (six for a pose) and M residuals. Return the parameters after one step of (01.24), with $\lambda$ = `damping`.
 #
 # <details><summary>Hint: the Jacobian</summary>
 #
@@ -1538,6 +1538,8 @@ except ValueError as error:
 # *Used in*: chapter 16, where a person in a photograph gets a perspective camera.
 #
 # ## 10 What was checked
+#
+# How far can these functions be trusted? Each was compared with something independent; here are the differences.
 
 # %% tags=["result"]
 at_ring = [i for i, distance in enumerate(distances) if 4.1 <= distance <= 5.5]

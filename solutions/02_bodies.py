@@ -521,9 +521,9 @@ print(f"largest change of a bone's length: {1e6 * (bones[0] - bones[1]).abs().ma
 #
 # **The question.** The joints know where to go. Where does a vertex between two joints go?
 #
-# **The idea.** Ask both joints and take the average. Each vertex has a weight per joint; in the middle of the forearm
-# it is all elbow, at the wrist it goes over into the hand. That is **linear blend skinning**, invented in the 1980s,
-# found in every game, and used by SMPL-X unchanged.
+# **The idea.** Let both joints move it, and take the weighted mean of the two places. Each vertex has a weight per
+# joint: in the middle of the forearm the elbow has all of it, and toward the wrist it passes to the hand. That is
+# **linear blend skinning**, invented in the 1980s, found in every game, and used by SMPL-X unchanged.
 
 # %%
 weights = torch.from_numpy(file["weights"])  # (V, J)
@@ -1119,6 +1119,8 @@ sliders
 
 # %% [markdown]
 # ## 13 What was checked
+#
+# How close is our body to the authors' code, and how much volume does each kind of skinning lose? In one table:
 
 # %% tags=["result"]
 rows = [
