@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Chapter 01: Cameras
 #
-# A camera turns a world in metres into a picture in pixels, and everything that this course learns from pictures has to
-# go back the other way. All five papers stand on the same dozen formulas. In this chapter you derive each one, write
-# it, and hold it against an independent implementation. After it no later chapter will stop to explain a camera.
+# A camera turns a world in metres into a picture in pixels. A network that learns from pictures has to find the way
+# back. All five papers use the same dozen formulas for both directions. In this chapter you derive each one, write
+# it, and compare it with an independent implementation. Later chapters use cameras without explaining them again.
 #
 # **What you will build**: rotations that survive every angle and every gradient; a pinhole camera with crops and
 # lenses; the weak-perspective camera of MPT, with its error as an exact formula; the Plücker rays of HumanRAM; the
@@ -75,12 +75,12 @@ def require(name: str, tensor: Tensor, *shape: int | None) -> None:
 
 
 # %% [markdown]
-# `require` is the only plumbing: the functions below call it first, so that a wrong shape is named at the door and not
-# ten lines further in.
+# `require` checks the input: the functions below call it first, so that a wrong shape is reported at once and not ten
+# lines further in.
 #
 # We need someone to photograph. The bodies come in chapter 02; until then a stick figure of 17 joints will do. She
-# stands on the floor ($y = 0$), faces $+z$, waves with her right hand and reaches forward with her left: some depth to
-# see.
+# stands on the floor ($y = 0$), faces $+z$, waves with her right hand and reaches forward with her left, so that
+# there is some depth to see.
 
 # %%
 JOINTS = {
@@ -148,7 +148,7 @@ for i, panel in enumerate(panels):
 # ## 1 Conventions
 #
 # **The question.** A camera has two dozen small choices (which way is up? where is pixel 0? what is "depth"?), each
-# harmless, each different in the next library. How do we never lose a day to one?
+# harmless, each made differently in the next library. How do we keep them from costing us a day each?
 #
 # **The answer.** Choose once, write it down, assert it in code. This table holds for the whole course.
 #
@@ -170,8 +170,9 @@ for i, panel in enumerate(panels):
 # The camera's place is not $t$. It is the world point that lands at the camera's origin: $0 = R\,o + t$, so
 # $$x_c = R\,x_w + t, \qquad o = -R^\top t. \tag{01.1}$$
 #
-# The last row of the table is the source of more bugs than all others together. In formulas points are columns, in code
-# they are rows; $(R\,x)^\top = x^\top R^\top$, hence the `.mT` ("matrix transpose", of the last two dimensions).
+# The last row of the table deserves a second look, because it is easy to get wrong. In formulas points are columns,
+# in code they are rows; $(R\,x)^\top = x^\top R^\top$, hence the `.mT` ("matrix transpose", of the last two
+# dimensions).
 
 # %% [markdown]
 # ## 2 Rotations
@@ -285,7 +286,8 @@ def axis_angle_to_matrix(axis_angle: Tensor) -> Tensor:
 check(axis_angle_to_matrix)
 
 # %% [markdown]
-# SciPy knows rotations too. Ours must agree with it for a thousand random vectors, and kornia's with both.
+# SciPy has rotations too, and so has kornia, a library of computer vision on PyTorch. For a thousand random vectors
+# all three must agree.
 
 # %%
 vectors = 2 * torch.randn(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -323,8 +325,8 @@ for panel, degrees in zip(panels, (30, 90, 170), strict=True):
 
 
 # %% [markdown]
-# Turn it yourself. (The sliders need a running kernel.) Watch what happens when the angle passes 360°: the vector
-# grows, the rotation starts again.
+# Turn it yourself. (The sliders need a running kernel; without one, the three pictures above show the same at three
+# angles.) Watch what happens when the angle passes 360°: the vector grows on, the rotation starts again.
 
 # %%
 def turn(azimuth=45, elevation=55, angle=120):
@@ -343,8 +345,8 @@ interactive(turn, azimuth=(0, 360, 15), elevation=(-90, 90, 15), angle=(0, 540, 
 #
 # **The question.** Given $R$, which vector is it? The textbook says $\cos\theta = (\operatorname{tr} R - 1)/2$ and
 # $\sin\theta\, n = \tfrac12 (R_{32} - R_{23},\ R_{13} - R_{31},\ R_{21} - R_{12})$. Both are true and neither is
-# enough: the arc cosine is blind near 0 (it sees $1 - \theta^2/2$), and near $\pi$ the second vanishes, and the axis
-# with it.
+# enough: near 0 the cosine is $1 - \theta^2/2$, which float32 rounds to 1, so the arc cosine gives 0; and near $\pi$
+# the second vector vanishes, and the axis is lost.
 #
 # **The idea.** Go through the quaternion $q = (w, x, y, z) = (\cos\tfrac\theta2,\ \sin\tfrac\theta2\; n)$. Rodrigues'
 # formula in terms of $q$ is quadratic in $q$; solved for the products $q_i q_j$, it is *linear* in $R$:
@@ -359,7 +361,8 @@ interactive(turn, azimuth=(0, 360, 15), elevation=(-90, 90, 15), angle=(0, 540, 
 # 2 long. Take that row, divide by its length, done: no division by zero, at any angle. Then, since $q$ and $-q$ are the
 # same rotation, choose $w \ge 0$, and
 # $$v = \frac{2\,\operatorname{atan2}(|u|, w)}{|u|}\,u, \qquad u = (x, y, z), \tag{01.5}$$
-# where for $|u|^2 < 10^{-8}$ the fraction is $2 + |u|^2/3$.
+# where for $|u|^2 < 10^{-8}$ the fraction is $2 + |u|^2/3$. (Only in this section $u$ and $v$ are vectors; from §3 on
+# they are the two coordinates of a pixel.)
 #
 # ### Exercise 01.2 — matrix to axis-angle  ●●○ (15 min)
 #
@@ -472,8 +475,8 @@ assert ((careful_angle - angles).abs() / angles).max() < 2e-6 < ((naive_angle - 
 #
 # <details><summary>Hint</summary>
 #
-# Append a column of ones to the pixels, multiply by `torch.linalg.inv(K).mT`, and look at the third column: it is 1. So
-# multiplying by the depth is all that is left. Do not normalise: that would turn depth into distance.
+# Append a column of ones to the pixels and apply $K^{-1}$ to the rows. What is the third number of each result? Then
+# it is clear what to multiply by. Do not normalise: that would turn depth into distance.
 # </details>
 
 # %% tags=["export"]
@@ -556,11 +559,11 @@ assert abs(focal_from_fov(fov_from_focal(1145, 1000), 1000) - 1145) < 1e-9
 #
 # Notice two things. The principal point of a crop is *not* in its middle: a person cut out at the edge of a wide
 # picture is seen from the side, and a network that assumes otherwise gets her orientation wrong (ACAE and HumanRAM both
-# care; PnP in §9 is the repair). And the formula has no ½ in it. That is what centres at integer + 0.5 are for: the
+# care; PnP in §9 is the repair). And the formula has no ½ in it, because centres are at integer + 0.5: then the
 # picture's *edges* are at 0 and $W$, and edges scale to edges. With OpenCV's centres at whole numbers it would read
-# $u' = s_x(u + \tfrac12 - \text{left}) - \tfrac12$, and forgetting the halves shifts everything by $(1 - s_x)/2$ of the
-# new pixels: for a heatmap at a quarter of the resolution (chapter 07) that is one and a half pixels of the picture, in
-# every prediction.
+# $u' = s_x(u + \tfrac12 - \text{left}) - \tfrac12$, and forgetting the halves shifts everything by $(1 - s_x)/2$ of
+# the new pixels: for a heatmap at a quarter of the resolution (chapter 07) that is one and a half pixels of the
+# picture, in every prediction.
 #
 # ### Exercise 01.5 — the camera of a crop  ●●○ (10 min)
 #
@@ -736,7 +739,8 @@ class Camera:
 
 
 # %% [markdown]
-# Time to hold the table of section 1 to account. The camera stands in front of the person, who faces it:
+# Does the code follow the table of section 1? Here the rows that a camera can break are asserted. The camera stands
+# in front of the person, who faces it:
 
 # %%
 camera = Camera.look_at([[0.0, 1.2, 4.0]], target=[0.0, 1.0, 0.0], focal=500.0, size=(480, 360))
@@ -816,7 +820,8 @@ for panel, distance in zip(panels, (1.6, 3.0, 8.0, 40.0), strict=True):
 
 
 # %% [markdown]
-# Drag the slider from one metre to fifty. What is it that you see the picture converge *to*? That is the next section.
+# Drag the slider from one metre to fifty. (It needs a running kernel; the four pictures above are stills of it.) What
+# does the picture look like in the end? The next section gives that limit a formula.
 
 # %%
 def dolly_zoom(distance=2.0):
@@ -847,9 +852,9 @@ interactive(dolly_zoom, distance=(1.0, 50.0, 0.5))
 # = -\frac{\delta}{Z}\; x_{\text{weak}}. \tag{01.13}$$
 #
 # No approximation was made: the error *is* the point's offset from the principal point, times its depth relief over its
-# depth. Three consequences. At a given size in the picture it falls like one over the distance. It is zero on the
-# optical axis and grows toward the edges of the picture. And an arm that reaches 0.5 m toward a camera 5 m away is
-# misplaced by $0.5/4.5 = 11\,\%$ of its offset from the middle.
+# depth. This has three consequences. At a given size in the picture the error falls like one over the distance. It is
+# zero on the optical axis and grows toward the edges of the picture. And an arm that reaches 0.5 m toward a camera 5
+# m away is misplaced by $0.5/4.5 = 11\,\%$ of its offset from the middle.
 
 # %%
 f, X, Z0, delta = sympy.symbols("f X Z_0 delta", positive=True)
@@ -1046,8 +1051,8 @@ closest = torch.linalg.cross(d, m)
 assert torch.allclose(closest.norm(dim=-1), m.norm(dim=-1), atol=1e-5)  # |m| is the distance from the origin
 
 # %% [markdown]
-# Two more facts in numbers. A camera that moves *along* its optical axis keeps that one ray. And the rays of two
-# cameras meet where they look at the same point.
+# Two more facts, tested with numbers. A camera that moves *along* its optical axis keeps the ray of that axis. And
+# the middle rays of two cameras that look at the same point meet there.
 
 # %%
 eyes = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 5.0], [3.0, 1.5, 1.0]])
@@ -1068,8 +1073,8 @@ print("from 2 m:", [round(v, 3) for v in middle[0].tolist()], " from 5 m: the sa
 #
 # ## 8 Procrustes
 #
-# **The question.** A network predicts a person's joints from one picture. She may come out right in pose but a little
-# too large, too far, slightly tilted, which a single picture cannot tell. How does one measure the pose alone?
+# **The question.** A network predicts a person's joints from one picture. The pose may be right while she is a little
+# too large, too far away or slightly tilted, which a single picture cannot tell. How does one measure the pose alone?
 #
 # **The idea.** Move, turn and scale the prediction onto the truth as well as possible, *then* measure. The mean joint
 # distance before is **MPJPE** (papers put both pelvises at the origin first), after it **PA-MPJPE** (PA:
@@ -1089,8 +1094,8 @@ print("from 2 m:", [round(v, 3) for v in middle[0].tolist()], " from 5 m: the sa
 # $R = U V^\top$.
 #
 # Unless $\det(U V^\top) = -1$: then $U V^\top$ is a *mirror*, and no camera turns a left hand into a right one. $Z$
-# must then have determinant $-1$, and the cheapest way is to give up on the smallest singular value, $z_{33} = -1$.
-# Both cases in one line, with a **guard** in the middle:
+# must then have determinant $-1$, and the trace loses least if the smallest singular value gets the minus sign,
+# $z_{33} = -1$. Both cases in one line, with a **guard** in the middle:
 # $$R = U \operatorname{diag}\big(1,\ 1,\ \det(U V^\top)\big)\, V^\top. \tag{01.19}$$
 #
 # **The scale.** $\partial E/\partial s = 0$:
@@ -1124,12 +1129,12 @@ check(nearest_rotation)
 
 
 # %% [markdown]
-# One idea is missing: a gradient. That of an SVD holds $1/(\sigma_i^2 - \sigma_j^2)$: NaN as soon as two singular
-# values coincide, though the *rotation* is perfectly smooth there. So we compute $R$ without gradient and take one
-# Newton step from it. At the maximum the step is zero and moves nothing; its derivative is the derivative of the answer
-# (the implicit function theorem). With $H = R^\top M$, a further small turn $\omega$ changes the trace
-# $\operatorname{tr}(R^\top M)$ with gradient $h = (H_{32} - H_{23},\ H_{13} - H_{31},\ H_{21} - H_{12})$ and curvature
-# $-(\operatorname{tr}H\, I - H)$, hence $\omega = (\operatorname{tr}H\, I - H)^{-1} h$.
+# To use this in a loss we also need a gradient. The gradient of an SVD contains $1/(\sigma_i^2 - \sigma_j^2)$, which
+# is NaN as soon as two singular values coincide, though the *rotation* is perfectly smooth there. So we compute $R$
+# without gradient and take one Newton step from it. At the maximum the step is zero and moves nothing; its derivative
+# is the derivative of the answer (the implicit function theorem). With $H = R^\top M$, a further small turn $\omega$
+# changes the trace $\operatorname{tr}(R^\top M)$ with gradient $h = (H_{32} - H_{23},\ H_{13} - H_{31},\ H_{21} -
+# H_{12})$ and curvature $-(\operatorname{tr}H\, I - H)$, hence $\omega = (\operatorname{tr}H\, I - H)^{-1} h$.
 
 # %% tags=["export"]
 def nearest_rotation_with_gradient(matrix: Tensor) -> Tensor:
@@ -1197,11 +1202,11 @@ print("SciPy agrees; gradients are right at equal singular values")
 
 
 # %% [markdown]
-# And why the guard matters. On the left a prediction that is turned, shifted, a little large and a little noisy. In the
-# middle the alignment does its work. On the right the prediction is *mirrored*: an honest alignment sees that the pose
-# is wrong. Without the guard it would mirror her back and report next to nothing. That matters in practice: under weak
-# perspective (§6) a pose and its twin with every depth reversed, a mirror image, give the same picture, and **a metric
-# without the guard cannot tell them apart**.
+# The next figure shows why the guard matters (grey: the truth). On the left is a prediction that is turned, shifted,
+# a little large and a little noisy. In the middle it has been aligned. On the right the prediction was *mirrored*
+# first: the alignment with the guard still finds that the pose is wrong. Without the guard it would mirror her back
+# and report a small error. That matters in practice: under weak perspective (§6) a pose and its twin with every depth
+# reversed, a mirror image, give the same picture, and **a metric without the guard cannot tell them apart**.
 
 # %%
 def align(source, target):
@@ -1252,14 +1257,14 @@ assert blind < 50 < 100 < honest
 #
 # Twelve unknowns up to scale, two equations a point: six points are enough. Stack them as $A p = 0$ and take the unit
 # vector with the smallest $|A p|$: the last right singular vector of $A$. This is the **DLT** (direct linear
-# transform). Nobody told it that the left 3 × 3 block is a rotation, so press it onto one:
+# transform). Nothing in it makes the left 3 × 3 block a rotation, so replace that block by the nearest one:
 # $$p = \arg\min_{|p| = 1} |A p|, \qquad P[:, {:}3] \propto R \;\Rightarrow\;
 # R = \texttt{nearest\_rotation}(P[:, {:}3]). \tag{01.22}$$
 # ($P$ and $-P$ fit equally: take the one with the points in front.) With $R$ fixed, (01.21) is linear in $t$ alone: one
 # small least-squares problem.
 #
 # **When it must fail.** If all points lie in a plane, many matrices $P$ fit exactly and (01.22) returns an arbitrary
-# one. That is not noise but geometry, and `solve_pnp` refuses it in words.
+# one. No better measurement helps, and `solve_pnp` raises an error that says so.
 #
 # **The repair.** (01.21) is not the error that we care about. That is the distance in the picture,
 # $$\min_{R, t}\; \sum_i \big|\, \pi(R X_i + t) - (u_i, v_i) \,\big|^2, \tag{01.23}$$
@@ -1274,8 +1279,8 @@ assert blind < 50 < 100 < honest
 #
 # ### Exercise 01.10 — one step of Gauss-Newton  ●●● (15 min)
 #
-# `residuals` is any function $r$ from `parameters` $\xi$ (P,) to residuals (M,). Return the parameters after one step
-# of (01.24), with $\lambda$ = `damping`.
+# `residuals` is any function $r$ from `parameters` $\xi$ (P,) to residuals (M,); in these shapes P counts parameters
+# (six for a pose) and M residuals. Return the parameters after one step of (01.24), with $\lambda$ = `damping`.
 #
 # <details><summary>Hint: the Jacobian</summary>
 #
@@ -1284,8 +1289,8 @@ assert blind < 50 < 100 < honest
 # </details>
 # <details><summary>Hint: solve, do not invert</summary>
 #
-# `torch.linalg.solve(A, b)` with $A = J^\top J + \lambda \operatorname{diag}(J^\top J)$ and $b = J^\top r$. Mind the
-# sign of the step. The diagonal part as a matrix is `torch.diag(normal.diagonal())`.
+# `torch.linalg.solve(A, b)` solves $A\,\delta = b$. Read $A$ and $b$ off (01.24), and mind the sign of the step.
+# `M.diagonal()` is the diagonal of a matrix as a vector, `torch.diag` of a vector is a diagonal matrix.
 # </details>
 
 # %% tags=["export"]
@@ -1443,8 +1448,8 @@ panels[1].set(xlabel="Gauss-Newton steps", ylabel="RMS error (pixels)", ylim=(0,
 legend = panels[1].legend()
 
 # %% [markdown]
-# The refined pose fits *better than the truth*: it has six parameters to fit the noise with. Nothing is wrong; that is
-# what a least-squares estimate does.
+# The refined pose fits *better than the truth*, because its six parameters adapt to the noise as well. That is
+# normal: a least-squares estimate always fits its own data best.
 #
 # Now HumanRAM's situation in miniature: the pixels come from a weak-perspective camera, $s = 100$ pixels a metre, and
 # PnP finds the perspective camera that explains them. (01.14) predicts the depth, $f / s = 4.2$ m.
@@ -1467,6 +1472,8 @@ except ValueError as error:
 # *Used in*: chapter 16, where a person in a photograph gets a perspective camera.
 #
 # ## 10 What was checked
+#
+# How far can these functions be trusted? Each was compared with something independent; here are the differences.
 
 # %% tags=["result"]
 at_ring = [i for i, distance in enumerate(distances) if 4.1 <= distance <= 5.5]
@@ -1490,7 +1497,7 @@ for what, against, difference in rows:
 # - **Weak perspective** is one depth for everybody; its error is exactly $-\delta/Z$ times the offset from the middle.
 # - **Plücker**: six numbers that belong to the ray, not to a point on it.
 # - **Procrustes** is one SVD and one sign; without the sign it forgives a mirrored pose.
-# - **Estimate linearly, refine on the pixels**, and refuse what geometry leaves open.
+# - **Estimate linearly, then refine the error in pixels**, and raise an error where the points do not fix a camera.
 # - **A gradient visits the branch not taken**: make it safe before the `where`.
 #
 # **What the papers leave open.** MPT's supplement does not say in which unit its $(s, \mathbf t)$ are, nor how its

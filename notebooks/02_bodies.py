@@ -17,8 +17,9 @@
 #
 # Twenty numbers and fifty-five rotations go in; a person comes out: some ten thousand points of skin, in any size,
 # with any face, in any pose. That function is **SMPL-X**. HumanRAM draws with it, MPT predicts what it says, DAViD's
-# synthetic people hang on a cousin of it, and every picture that this course renders starts here. It is six lines of
-# linear algebra. You will write each of them, see where the last one fails, and what its inventors did about it.
+# synthetic people hang on a cousin of it, and every picture that this course renders starts here. It is a few lines
+# of linear algebra. You will write each of them, see where the last one, skinning, fails, and what SMPL's inventors
+# did about it.
 #
 # **What you will build**: blend shapes, joint regression, forward kinematics, linear blend skinning and pose
 # correctives, then all of it as one `BodyModel`, faster than the authors' own package and equal to it within a
@@ -78,7 +79,8 @@ colors = [widgets.MANNEQUIN, body.weights @ torch.rand(55, 3), widgets.MANNEQUIN
 widgets.draw_row([row.vertices[0] for row in rows], body.faces, titles, colors=colors, azimuth=20)
 
 # %% [markdown]
-# *From left to right: what everybody shares, who pulls at which skin, who it is, what it does. Now we take that apart.*
+# *From left to right: the mean body that everybody shares; each patch of skin in the colour of the joints that move
+# it; the shape of one person; the same person in a pose. The next sections build these four, one after the other.*
 #
 # ## 1 What is in the file
 #
@@ -95,7 +97,8 @@ widgets.draw_row([row.vertices[0] for row in rows], body.faces, titles, colors=c
 # registered for SMPL-X? Set `COURSE_BODY` to your `SMPLX_NEUTRAL.npz` and run this chapter again: every line holds.
 #
 # A file from somewhere is also a risk. NumPy can store Python objects by *pickling* them, and unpickling runs code that
-# the file's author chose. We never allow it, read only the keys that we need, and name what is wrong at the door.
+# the file's author chose. We never allow it, we read only the keys that we need, and the error for a bad file names
+# what is wrong.
 
 # %% tags=["export"]
 BODY_SHAPES = {  # the keys that are read, with their shapes; V, F and C are the file's own
@@ -196,7 +199,7 @@ expression_directions = torch.from_numpy(file["shapedirs"][..., start : start + 
 print("template", tuple(template.shape), "· shape", tuple(shape_directions.shape))
 
 # %% [markdown]
-# What a broken file gets to hear: one that ends too soon, one with a pickled object, one with NaN.
+# What the error says for three broken files: one without all its keys, one with a pickled object, one with NaN.
 
 # %%
 import tempfile
@@ -232,13 +235,14 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ### Exercise 02.1 — blend shapes  ●○○ (8 min)
 #
-# Write (02.1) for a batch. The directions come as (V, 3, K), one arrow per vertex and coefficient; the coefficients as
-# (B, K). Could it be a single matrix product?
+# Write (02.1) for a batch. The directions come as (V, 3, K), one arrow per vertex and coefficient; the coefficients
+# as (B, K). One matrix product is enough for all of them.
 #
 # <details><summary>Hint</summary>
 #
-# Flatten the directions to a matrix (3V, K), `directions.flatten(0, 1)`, and transpose it. `coefficients @ matrix` is
-# (B, 3V); `unflatten(-1, (V, 3))` gives the arrows back (V is `len(directions)`), and the template is added once.
+# For one person the sum over $n$ is a matrix times a vector. `directions.flatten(0, 1)` is that matrix, (3V, K). Turn
+# it so that the rows (B, K) of `coefficients` can be multiplied with it, and give the result (B, 3V) the shape of
+# vertices again with `unflatten`.
 #
 # </details>
 
@@ -310,7 +314,8 @@ widgets.draw_row(list(faces_of_one), faces, titles, size=1.9, focus=focus)
 #
 # <details><summary>Hint</summary>
 #
-# `@` repeats a matrix over the batch dimension of the other side: (J, V) @ (B, V, 3) is (B, J, 3).
+# A joint's $x$ is a row of the regressor times the column of all vertices' $x$. Which operator does that for all
+# joints and all three coordinates at once? It repeats over the batch dimension by itself.
 #
 # </details>
 
@@ -453,8 +458,9 @@ check(local_transforms)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `frames = torch.stack(world, dim=1)`; the posed joints are `frames[..., :3, 3]`; from them subtract
-# $R^G_j J_j$, which is `(frames[..., :3, :3] @ joints[..., None])[..., 0]`.
+# `frames = torch.stack(world, dim=1)`; the posed joints are the frames' last columns, `frames[..., :3, 3]`. For
+# $R^G_j J_j$ in (02.4) a joint needs one more axis, `joints[..., None]`, so that `@` takes it for a column; drop the
+# axis afterwards.
 #
 # </details>
 
@@ -496,9 +502,9 @@ print(f"largest change of a bone's length: {1e6 * (bones[0] - bones[1]).abs().ma
 #
 # **The question.** The joints know where to go. Where does a vertex between two joints go?
 #
-# **The idea.** Ask both joints and take the average. Each vertex has a weight per joint; in the middle of the forearm
-# it is all elbow, at the wrist it goes over into the hand. That is **linear blend skinning**, invented in the 1980s,
-# found in every game, and used by SMPL-X unchanged.
+# **The idea.** Let both joints move it, and take the weighted mean of the two places. Each vertex has a weight per
+# joint: in the middle of the forearm the elbow has all of it, and toward the wrist it passes to the hand. That is
+# **linear blend skinning**, invented in the 1980s, found in every game, and used by SMPL-X unchanged.
 
 # %%
 weights = torch.from_numpy(file["weights"])  # (V, J)
@@ -510,12 +516,13 @@ widgets.draw_row([template] * 2, faces, titles, elevation=45, focus=forearm, col
 
 
 # %% [markdown]
-# *Black is 0, yellow is 1. Where both are red, skin has to please two masters.*
+# *Black is 0, yellow is 1. Where both pictures are red, the skin follows both joints.*
 #
 # **The equation.** SMPL's Eq. 7; $w_{vj} \ge 0$ and $\sum_j w_{vj} = 1$:
 # $$ x'_v = \sum_j w_{vj} \, G'_j \, x_v = \Big( \sum_j w_{vj} \, G'_j \Big) x_v . \tag{02.5} $$
 # Read from left to right it averages points; read on the right it first averages *matrices* and applies one matrix to
-# one vertex. Both are the same, the second is cheaper. Keep it in mind, section 6 turns on it.
+# one vertex. Both are the same, and the second is cheaper. That matrices are averaged is also the reason for the
+# failure in section 6.
 
 # %% [markdown]
 # ### Exercise 02.5 — linear blend skinning  ●●○ (12 min)
@@ -530,8 +537,9 @@ widgets.draw_row([template] * 2, faces, titles, elevation=45, focus=forearm, col
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Then $x' = R x + t$ per vertex: `(blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]`. The course's own
-# answer does the same sum column by column, $x' = c_1 x + c_2 y + c_3 z + t$, which needs less memory at once.
+# Each vertex now has a 3 × 4 matrix: its first three columns turn the vertex (as a column: `vertices[..., None]`),
+# the last one moves it. The course's own answer does the same sum column by column, $x' = c_1 x + c_2 y + c_3 z + t$,
+# which needs less memory at once.
 #
 # </details>
 
@@ -547,7 +555,8 @@ check(linear_blend_skinning)
 
 
 # %% [markdown]
-# Now a body can move. Everything so far in four lines, for one person of mean shape:
+# Now a body can move. Here is everything so far in four lines, for one person of mean shape, and a helper that makes
+# poses from degrees:
 
 # %%
 def pose_template(pose, skinning=linear_blend_skinning, correctives=None):
@@ -597,8 +606,8 @@ assert at_zero.grad.isfinite().all() and at_zero.grad.abs().max() > 0
 # %% [markdown]
 # ## 6 The candy wrapper
 #
-# **The question.** All of this is linear, and people are not. Where does it go wrong? Turn the left hand about its
-# forearm, a key in a lock:
+# **The question.** Skinning is a mean of linear maps, and real skin is not. Where does that go wrong? Turn the left
+# hand about its forearm, as one turns a key in a lock:
 
 # %%
 angles = (0, 60, 120, 180)
@@ -628,8 +637,8 @@ ax.set_axis_off()
 # **The equation.** In the plane of the twist write a point as a complex number. With weight $w$ for the turning joint
 # its distance from the axis shrinks by
 # $$ \rho(w, \theta) = \left| (1 - w) + w e^{i\theta} \right| = \sqrt{1 - 2 w (1 - w)(1 - \cos\theta)} , \tag{02.6} $$
-# which for $w = 1/2$ is $|\cos(\theta/2)|$: nothing is left at 180°. First the algebra, by machine; then the skin
-# itself.
+# which for $w = 1/2$ is $|\cos(\theta/2)|$: nothing is left at 180°. The next cell checks the algebra with sympy,
+# then the formula on the skin of the wrist.
 
 # %%
 w, theta = sympy.symbols("w theta", real=True)
@@ -648,7 +657,7 @@ print(f"{two_masters.sum()} vertices; the thinnest place keeps {100 * predicted.
 # %% [markdown]
 # ## 7 How much is lost? A volume
 #
-# **The question.** Pictures persuade, numbers decide. How much flesh does skinning lose?
+# **The question.** The picture shows that the wrist gets thinner. How much volume does skinning lose?
 #
 # **The idea.** Join every triangle to the origin: a tetrahedron. Its volume is a sixth of $a \cdot (b \times c)$, with
 # a sign: positive where the triangle faces away from the origin, negative where it faces the origin. Summed over a
@@ -695,11 +704,12 @@ assert lost[-1] > lost[4] > 0
 # simple and fast, and mend its result?
 #
 # **The idea.** Mend *before* skinning. Add a third kind of blend shape to the template, chosen so that after the wrong
-# bending the right shape appears. It must depend on the pose, be zero at rest, and not care how the whole body is
-# turned. SMPL found that the entries of the rotation matrices themselves are good enough coefficients, linearly.
+# bending the right shape appears. It must depend on the pose, be zero at rest, and stay the same when the whole body
+# is turned. SMPL found that the entries of the rotation matrices themselves are good enough coefficients, linearly.
 #
-# **The equation.** SMPL's Eq. 9 and SMPL-X's Eq. 3. $R_n(\theta)$ is the $n$-th of the entries of all rotations but the
-# root's, nine a joint, 486 in all, and $R_n(0)$ the same entry at rest, of an identity matrix:
+# **The equation.** SMPL's Eq. 9 and SMPL-X's Eq. 3. From here on $\theta$ is the whole pose, no longer one angle.
+# $R_n(\theta)$ is the $n$-th of the entries of all rotations but the root's, nine a joint, 486 in all, and $R_n(0)$
+# the same entry at rest, of an identity matrix:
 # $$ B_P(\theta; P) = \sum_{n=1}^{9 (J - 1)} \big( R_n(\theta) - R_n(0) \big) P_n . \tag{02.8} $$
 # In SMPL and SMPL-X the directions $P$ are learned from scans of people in many poses. Ours had no scans: the bake
 # fitted them (ridge regression, joint by joint) so that bodies move part of the way from linear skinning to dual
@@ -712,7 +722,8 @@ assert lost[-1] > lost[4] > 0
 #
 # <details><summary>Hint</summary>
 #
-# Leave out joint 0, subtract `torch.eye(3)`, and flatten all but the batch dimension.
+# All rotations at rest are the same matrix: which one, and can it be subtracted from all joints at once? Mind which
+# joint is missing from the sum. `flatten(1)` keeps the batch dimension.
 #
 # </details>
 
@@ -829,10 +840,10 @@ for name, (pose, _, _) in spots.items():
     print(f"{name:<18}" + "".join(f"{value:22.1f}" for value in measured[name]))
 
 # %% [markdown]
-# Read a row: linear skinning loses flesh wherever something turns, most where there is most of it (the shoulder, not
-# the wrist). The correctives bring every row closer to the dual quaternions and give back a part of the volume, far
-# from all of it. Dual quaternions lose least in a twist, but in the bent knee their loss is *negative*: that is the
-# bulge.
+# Read along a row: linear skinning loses volume wherever something turns, most at the thickest place (the shoulder,
+# not the wrist). The correctives bring every row closer to the dual quaternions and give back a part of the volume,
+# far from all of it. Dual quaternions lose least in a twist, but in the bent knee their loss is *negative*: that is
+# the bulge.
 
 # %%
 if body_file() == OPEN_BODY:  # correctives learned from scans aim at people, not at dual quaternions
@@ -842,7 +853,7 @@ for name in ("wrist twisted", "elbow twisted", "shoulder twisted"):
     assert measured[name][2] < 0.3 * measured[name][0]  # what dual quaternions lose in a twist
 
 # %% [markdown]
-# And beyond what the fit had seen:
+# What happens at an angle that the fit of the correctives never saw? The wrist once more, at 150°:
 
 # %%
 key = turn(left_wrist=(150, 0, 0))
@@ -851,8 +862,9 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 
 
 # %% [markdown]
-# *The wrist at 150°. Correctives are linear in the rotation matrix: they mend what they were fitted for, within the
-# range of a living wrist, not a turn that nobody can make. Dual quaternions keep the girth, and pay with a seam.*
+# *The wrist at 150°. Correctives are linear in the rotation matrix. They help within the range of angles that they
+# were fitted for, which is that of a living wrist, and hardly beyond. Dual quaternions keep the wrist's thickness,
+# and leave a seam.*
 #
 # ## 10 The whole body
 #
@@ -860,9 +872,10 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 # $$ M(\beta, \theta, \psi) = W\big( T_P(\beta, \theta, \psi),\; J(\beta),\; \theta,\; \mathcal W \big) \tag{02.9} $$
 # $$ T_P(\beta, \theta, \psi) = \bar T + B_S(\beta; S) + B_E(\psi; E) + B_P(\theta; P) \tag{02.10} $$
 #
-# Mind the order. Joints come from the shaped body *before* the correctives: those depend on the pose, and a joint that
-# moved because it bends would be no joint. (The authors' code counts the expression in, the paper's $J(\beta)$ does
-# not; faces hardly move joints, but equal is equal: we follow the code.) The translation comes last, in the world.
+# Mind the order. Joints come from the shaped body *before* the correctives: correctives depend on the pose, and the
+# place where a bone turns must not depend on how far it is turned. (The authors' code counts the expression in, the
+# paper's $J(\beta)$ does not; faces hardly move joints, but to get equal numbers we follow the code.) The translation
+# comes last, in the world.
 #
 # **What makes it fast** is to see one matrix where the equations have several:
 #
@@ -888,11 +901,10 @@ widgets.draw_row(results, faces, list(columns), elevation=45, focus=forearm)
 # </details>
 # <details><summary>Hint 2: the plain way</summary>
 #
-# Glue first: `identity = torch.cat([betas, expression], dim=-1)`, then
-# `shaped = blend_shapes(self.template, self.directions[..., : identity.shape[1]], identity)` and
-# `joints = regress_joints(self.joint_regressor, shaped)`. The vertices to skin are a second call, with all of
-# `self.directions` and the pose features glued to `identity`. It passes the check. The course's answer takes the joints
-# from the second shortcut.
+# Join the coefficients first: `identity = torch.cat([betas, expression], dim=-1)`. One call of `blend_shapes` with
+# the first `identity.shape[1]` of `self.directions` gives the shaped body for `regress_joints`. A second call, with
+# all of `self.directions` and the pose features joined to `identity`, gives the vertices to skin. That passes the
+# check. The course's answer is shorter: it takes the joints from `self.joint_template` and `self.joint_directions`.
 #
 # </details>
 
@@ -1012,10 +1024,10 @@ assert all(value.grad.isfinite().all() and value.grad.abs().max() > 0 for value 
 # %% [markdown]
 # ## 11 Against the authors' package
 #
-# An independent implementation is the best test there is. The authors' package `smplx` reads the same file. *Its
-# licence allows non-commercial research only; the course uses it here and in a test, for this comparison, and nowhere
-# else. Without it, this cell says so and goes on.* One trap: unless `flat_hand_mean=True`, the package adds a relaxed
-# hand to every pose. Our poses are absolute.
+# Does our `BodyModel` compute what its authors' does? Their package `smplx` reads the same file. *Its licence allows
+# non-commercial research only; the course uses it here and in a test, for this comparison, and nowhere else. Without
+# it, this cell says so and goes on.* One trap: unless `flat_hand_mean=True`, the package adds a relaxed hand to every
+# pose. Our poses are absolute.
 
 # %%
 PARTS = {"global_orient": (0, 1), "body_pose": (1, 22), "jaw_pose": (22, 23), "leye_pose": (23, 24),
@@ -1055,7 +1067,8 @@ else:
 # %% [markdown]
 # ## 12 Now you
 #
-# Move the sliders: shape, expression, joints, view. Find the wrist's candy wrapper; find a pose that nobody can take.
+# Move the sliders: shape, expression, joints, view. (They need a running kernel; the figures of sections 2, 5 and 6
+# show the same as stills.) Find the wrist's candy wrapper; find a pose that nobody can take.
 
 # %%
 sliders = widgets.body_sliders(model, JOINT_NAMES)
@@ -1063,6 +1076,8 @@ sliders
 
 # %% [markdown]
 # ## 13 What was checked
+#
+# How close is our body to the authors' code, and how much volume does each kind of skinning lose? In one table:
 
 # %% tags=["result"]
 rows = [
@@ -1080,9 +1095,11 @@ for what, result in rows:
 # - **A body is a sum, then a product**: template + shape + expression + correctives, then rigid movements, blended.
 # - **Joints come from the shaped skin**, before correctives; their rows sum to one.
 # - **Parent on the left**: $G_j = G_{p(j)} L_j$. The root turns about the pelvis, not about the origin.
-# - **Movements, not frames**: subtract the rotated rest joint, or the body flies apart at the zero pose.
-# - **The mean of rotations is not a rotation**: $|\cos(\theta/2)|$ of a wrist is left.
-# - **Correctives are zero at rest and blind to the root**: features are $R - I$ of all other joints.
+# - **Movements, not frames**: subtract the rotated rest joint. Otherwise the zero pose does not give the template
+#   back.
+# - **The mean of two rotations is not a rotation**: halfway between two joints a twist by $\theta$ leaves
+#   $|\cos(\theta/2)|$ of the thickness.
+# - **Correctives are zero at rest and ignore the root's rotation**: features are $R - I$ of all other joints.
 # - **Sizes come from the file**, betas mean something else for every file, and nothing is ever unpickled.
 #
 # **What the papers leave open.** Where the expression directions start in a file; that joints see the expression; that

@@ -15,9 +15,8 @@
 # %% [markdown]
 # # Chapter 03: Rendering
 #
-# Ask a person how far away each pixel of a photograph is, or which way the surface there faces: nobody can say to
-# the millimetre. Ask a renderer: it has to know, or it could not have drawn the pixel. Two of our five papers are
-# built on that.
+# Nobody can look at a photograph and say to the millimetre how far away each pixel is, or which way the surface there
+# faces. A renderer has to know both, or it could not have drawn the pixel. Two of our five papers are built on that.
 #
 # - **Sapiens** (§3.5, §3.6) fine-tunes its depth and normal models on 500,000 pictures rendered from 600 scanned
 #   people in 100 environments, with random focal length, rotation and translation, and on nothing else.
@@ -38,7 +37,8 @@
 # | **From the papers** | DAViD §3.1 and supplement A · Sapiens §3.5, §3.6 |
 #
 # **Letters.** B batch · H W image · V vertices · F faces · C channels; and in this chapter N triangles, M pieces of
-# them, P pixels or points. A **face** is a triangle of a mesh: three vertex ids.
+# them, P pixels or points; $K$ is the matrix of a camera's lens, as in chapter 01. A **face** is a triangle of a
+# mesh: three vertex ids.
 
 # %%
 # %matplotlib inline
@@ -136,8 +136,8 @@ plots.show_images([p[:, 62:-62] for p in pictures], titles, height=3.1)
 # $$E_{ab}(p) = (b_x - a_x)(p_y - a_y) - (b_y - a_y)(p_x - a_x). \tag{03.1}$$
 #
 # It is zero on the line, and grows with the distance to it. The sign needs care: in a picture $y$ points *down*, so
-# $E_{ab}(p)$ is positive where $a \to b \to p$ turns **clockwise** for the eye. (With $a$ left, $b$ right of it,
-# that is: $p$ below the line.)
+# $E_{ab}(p)$ is positive where $a \to b \to p$ turns **clockwise** as we see it. (If $b$ is to the right of $a$, then
+# $p$ is below the line.)
 #
 # ### Exercise 03.1 — the edge function  ●○○ (5 min)
 #
@@ -166,9 +166,13 @@ check(edge_function)
 # %% [markdown]
 # **Where is a pixel?** A pixel is a square; the triangle covers it or not according to one point of it, its centre.
 # In this course (chapter 01) the centre of row $i$, column $j$ is at $(x, y) = (j + 0.5, i + 0.5)$. Forgetting the
-# half is the most common bug of all label generators: everything fits, half a pixel too far up and to the left.
+# half is an easy mistake in code that makes labels, and hard to see: everything fits together, half a pixel too far
+# up and to the left.
 #
 # ### Exercise 03.2 — pixel centres  ●○○ (4 min)
+#
+# Chapter 01 gave you this grid ready-made (`pixel_centers`). Write it once yourself: the (x, y) of every pixel's
+# centre.
 #
 # <details><summary>Hint</summary>
 #
@@ -211,9 +215,9 @@ assert abs(int(inside.sum()) - edge_function(*triangle) / 2) < 6  # pixels count
 # **The question.** It is not enough to know *that* a pixel is covered. To give it a colour, a depth, a normal, we
 # need to know *where* on the triangle it is.
 #
-# **The idea.** Hang weights $b_a, b_b, b_c$ with sum 1 on the corners; the point that balances them is
-# $p = b_a a + b_b b + b_c c$. Those weights are $p$'s **barycentric coordinates**. The weight of a corner is the
-# share of the area *opposite* to it, and areas we have:
+# **The idea.** Hang weights $b_a, b_b, b_c$ with sum 1 on the corners; they balance at the point $p = b_a a + b_b b +
+# b_c c$. Those weights are $p$'s **barycentric coordinates**. The weight of a corner is the share of the area
+# *opposite* to it, and areas we have:
 #
 # $$b_a = \frac{E_{bc}(p)}{E_{bc}(p) + E_{ca}(p) + E_{ab}(p)}, \quad
 #   b_b = \frac{E_{ca}(p)}{\ldots}, \quad b_c = \frac{E_{ab}(p)}{\ldots}. \tag{03.2}$$
@@ -223,13 +227,16 @@ assert abs(int(inside.sum()) - edge_function(*triangle) / 2) < 6  # pixels count
 #
 # ### Exercise 03.3 — barycentric coordinates  ●○○ (8 min)
 #
+# Write equation 03.2 for one triangle (3, 2) and any number of points (..., 2), with your `edge_function`.
+#
 # <details><summary>Hint 1</summary>
 #
 # Corner $a$ has weight 1 where $p = a$. There $E_{ab}$ and $E_{ca}$ are zero. Which one is left?
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `torch.stack([edge_function(b, c, points), edge_function(c, a, points), edge_function(a, b, points)], -1)`
+# Stack the three edge functions in a new last dimension, that of corner $a$ first; then divide by their sum over that
+# dimension (`keepdim=True`).
 # </details>
 
 # %% tags=["export"]
@@ -271,10 +278,13 @@ plots.show_images([torch.where(inside[..., None], weights, 1.0)], ["weights as r
 #
 # $$\beta_i = \frac{b_i / z_i}{\sum_j b_j / z_j}, \qquad\qquad \frac{1}{z} = \sum_j \frac{b_j}{z_j}. \tag{03.3}$$
 #
-# The second half is worth a pause: **not depth, but one over depth, is linear on the screen.** It is why graphics
-# hardware carries $1/z$, and why we shall.
+# The second half matters most: **not depth, but one over depth, is linear on the screen.** That is why graphics
+# hardware interpolates $1/z$, and why we shall do so, too.
 #
 # ### Exercise 03.4 — perspective-correct weights  ●●○ (8 min)
+#
+# Write both halves of equation 03.3: from the screen's weights and the depths of the corners to the weights in space
+# and the depth of each point.
 #
 # <details><summary>Hint</summary>
 #
@@ -292,8 +302,9 @@ def perspective_correct(weights: Tensor, depths: Tensor) -> tuple[Tensor, Tensor
 check(perspective_correct)
 
 # %% [markdown]
-# A floor of two triangles, 1 m below the camera, with a checkerboard painted on it. Each corner knows its place on
-# the floor; the place at a pixel is the weighted mean. Once with the screen's weights, once with the right ones.
+# Does it make a visible difference? Take a floor of two triangles, 1 m below the camera, with a checkerboard painted
+# on it. Each corner knows its place on the floor; the place at a pixel is the weighted mean, once with the screen's
+# weights, once with the corrected ones.
 
 # %%
 size, f = (60, 90), 60.0
@@ -320,8 +331,8 @@ assert errors[0] > 0.5 and errors[1] < 1e-4
 
 # %% [markdown]
 # *Left: the checkerboard breaks along the diagonal between the two triangles, and its tiles do not shrink with
-# distance. Right: a floor.* The small triangles of a body hide this error, they do not remove it: it is in the
-# depth labels of everyone who interpolates $z$ itself.
+# distance. Right: a floor.* The small triangles of a body make this error small, but they do not remove it: depth
+# labels have it wherever $z$ itself was interpolated.
 #
 # ## 4 Many triangles: who is in front?
 #
@@ -331,6 +342,8 @@ assert errors[0] > 0.5 and errors[1] < 1e-4
 # first. A triangle draws where it is inside *and* nearer; at equal depth the one that came first stays.
 #
 # ### Exercise 03.5 — the depth test  ●●○ (8 min)
+#
+# Draw one face into the two pictures that are kept so far, nearest depth and its face, and return the new ones.
 #
 # <details><summary>Hint</summary>
 #
@@ -388,8 +401,8 @@ print(f"{slow_ms:.2f} ms a face: one body of {len(faces):,} faces at 96 x 96 tak
 # *A ring of 576 triangles as depth (bright is near) and as coloured triangles. The near part of the ring hides the
 # far one.*
 #
-# It is right, and it is hopeless: each triangle looks at every pixel, though it covers three of them, and Python
-# starts a dozen operations for each. DAViD's 300,000 pictures would take months, at thumbnail size.
+# The result is right, and far too slow: each triangle looks at every pixel, though a body's triangles cover only a
+# few, and Python starts a dozen operations for each. DAViD's 300,000 pictures would take weeks, at thumbnail size.
 #
 # ## 5 All triangles at once
 #
@@ -410,8 +423,8 @@ print(f"{slow_ms:.2f} ms a face: one body of {len(faces):,} faces at 96 x 96 tak
 #
 # ### Step 2: the list
 #
-# Suppose three rows have 2, 0 and 3 pixels. The list has five fragments, and each has to know its row and its place
-# in it:
+# How does one write pieces of different lengths into one list? Suppose three rows have 2, 0 and 3 pixels. The list
+# has five fragments, and each has to know its row and its place in it:
 #
 # | fragment | 0 | 1 | 2 | 3 | 4 |
 # |---|---|---|---|---|---|
@@ -422,6 +435,8 @@ print(f"{slow_ms:.2f} ms a face: one body of {len(faces):,} faces at 96 x 96 tak
 # fragment of its row, and a `cumsum` knows that.
 #
 # ### Exercise 03.6 — unequal pieces in one list  ●●○ (12 min)
+#
+# From the lengths of all items, (2, 0, 3) in the example, make the two lines of the table.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -450,8 +465,8 @@ check(expand)
 # ### Step 3: depth and owner in one number
 #
 # Two triangles cover a pixel, at 2.31 m and 2.32 m. We want the *smaller depth* and the *face it belongs to*, in
-# one go. So we glue them together like the digits of a number: depth in front, face behind. Then "smaller number"
-# means "nearer", and at equal depth "lower face".
+# one go. So we write them one behind the other, like the digits of a number: depth in front, face behind. Then
+# "smaller number" means "nearer", and at equal depth "lower face".
 #
 # Depth is not a whole number, though. Multiply by a million and cut off? Then everything closer than a thousandth
 # of a millimetre is a tie, and beyond 2,147 m it overflows. There is a better way that loses nothing: the *bits* of
@@ -491,9 +506,10 @@ assert (keys & 0xFFFFFFFF)[[1, 3]].tolist() == [12, 3] and keys[0] == NOTHING
 # %% [markdown]
 # ### Step 1: the rows of a triangle
 #
-# Sort the corners from top to bottom. The **long** edge goes from the top corner to the bottom one; beside it are two
-# **short** ones, above and below the middle corner. Each row of the upper half is crossed by the long and the upper
-# short edge, each row of the lower half by the long and the lower short edge.
+# Which pixels of a row are inside the triangle? Sort the corners from top to bottom. The **long** edge goes from the
+# top corner to the bottom one; beside it are two **short** ones, above and below the middle corner. Each row of the
+# upper half is crossed by the long and the upper short edge, each row of the lower half by the long and the lower
+# short edge.
 #
 # Along an edge, $x$ and $1/z$ are both linear (equation 03.3), so one line of arithmetic gives both crossings of a
 # row; and between them $1/z$ is linear again. Nothing is divided by an area that might be zero.
@@ -523,8 +539,8 @@ def sort_by_row(points: Tensor, corners: Tensor, height: int) -> tuple[Tensor, T
 
 
 # %% [markdown]
-# (A packed key once more: row in front, corner behind. `minimum` and `maximum` of whole numbers sort three corners
-# several times as fast as `torch.where` would.)
+# (`sort_by_row` packs keys once more: row in front, corner behind. Then `minimum` and `maximum` of whole numbers are
+# enough to sort three corners.)
 #
 # In the next cell each triangle has two **halves**, above and below its middle corner: half $2n$ and $2n + 1$ belong
 # to triangle $n$. A half has one short edge; both halves share the long one.
@@ -620,11 +636,11 @@ def draw_spans(keys: Tensor, spans: Spans, image: Tensor, face: Tensor) -> None:
 # %% [markdown]
 # ### Most triangles cover nothing
 #
-# At $128 \times 128$ pixels a body's triangles are smaller than a pixel, and most of them fall *between* the
-# centres. A triangle covers no centre at all if its three corners have the same first centre in $x$ (or in $y$): no
-# centre lies between them. We pack row and column of a vertex into one number and compare the three corners of
-# every face with two XORs, before anything expensive happens. Because `first_centre` is clamped to the picture,
-# faces outside of it drop out by the same test.
+# Can we leave triangles out before any work is done on them? At $128 \times 128$ pixels most triangles of a body are
+# smaller than a pixel and fall *between* the centres. A triangle covers no centre at all if its three corners have
+# the same first centre in $x$ (or in $y$): no centre lies between them. We pack row and column of a vertex into one
+# number and compare the three corners of every face with two XORs, before anything expensive happens. Because
+# `first_centre` is clamped to the picture, faces outside of it drop out by the same test.
 #
 # Faces that look away can go as well, if we want: half of a closed body, and none of them is ever seen. It is an
 # option, off by default, since a mesh with holes (a skirt from below) shows its inside.
@@ -660,9 +676,8 @@ for side in (64, 128, 256, 512, 1024):
 # **The question.** A triangle of the floor passes under the camera: one corner in front of us, two behind. Where on
 # the picture are the corners behind?
 #
-# **The trap.** The formula $x/z$ has an answer, and it is nonsense: with $z < 0$ the corner lands mirrored on the
-# other side of the picture, and a triangle that has nothing to do with the scene is drawn. Leaving such faces out
-# tears holes into every floor.
+# **The trap.** The formula $x/z$ gives a wrong answer: with $z < 0$ the corner lands mirrored on the other side of
+# the picture, and a triangle is drawn that is not in the scene. Leaving such faces out tears holes into every floor.
 #
 # **The cure.** Cut the triangle at a plane just in front of the camera, $z$ = `NEAR` (Sutherland and Hodgman
 # 1974), before projecting. One corner of the three is alone on its side of the plane. If it is the one in front,
@@ -854,16 +869,16 @@ _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of th
 # %% [markdown]
 # *The upper body at 512 pixels, coloured by the error of its depth. Left, constants formed from the picture's corner:
 # tenths of millimetres almost everywhere, and bright specks on slanted triangles that are off by decimetres. Right,
-# formed from each triangle's own corner: dark.* A median of half a millimetre goes unnoticed for months. The largest
-# errors are labels a foot away from the person.
+# formed from each triangle's own corner: dark.* A median error of half a millimetre is easily overlooked. The largest
+# errors put a label decimetres away from the person.
 #
 # **The cure** costs nothing: subtract *before* multiplying. Measured from a point nearby, all numbers are small,
 # and small numbers have small rounding errors. (Such a subtraction is even exact: close floats differ by a float.
 # Sterbenz's lemma.)
 #
-# Our rasteriser takes the idea to its end. For the pixels that are seen, we measure from the **pixel's own ray**.
-# In camera space, let the ray pass through $(r_x, r_y, 1)$. At the depth $z_i$ of corner $i$ it is at
-# $(z_i r_x, z_i r_y)$; the corner is
+# Our rasteriser goes one step further. For the pixels that are seen, we measure from the **pixel's own ray**. In
+# camera space, let the ray pass through $(r_x, r_y, 1)$. At the depth $z_i$ of corner $i$ it is at $(z_i r_x, z_i
+# r_y)$; the corner is
 #
 # $$d_i = (x_i - z_i r_x,\; y_i - z_i r_y) \tag{03.5}$$
 #
@@ -872,7 +887,7 @@ _ = figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label="log10 of th
 # projection, so nothing to correct for perspective, and corners behind the camera are as good as others, so *nothing
 # to clip*. The weights refer to the original face. And since only sums, products and one division are involved,
 # **gradients** flow from them to the vertices and to the camera. (The search for the face has no gradient: which face
-# a pixel sees does not change a little, it changes or not.)
+# a pixel sees either stays the same or jumps.)
 
 # %% tags=["export"]
 def pixel_barycentrics(points: Tensor, faces: Tensor, K: Tensor, seen: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -907,7 +922,8 @@ assert error.median() < 1e-6 and error.quantile(0.9999) < 1e-5
 # %% [markdown]
 # ## 9 The rasteriser, whole
 #
-# What a pixel sees: a face, a place on it, a depth.
+# All parts are there; now we put them together. The rasteriser returns for each pixel what it sees: a face, a place
+# on it, a depth.
 
 # %% tags=["export"]
 class Fragments(NamedTuple):
@@ -992,7 +1008,7 @@ def rasterize(
 
 
 # %% [markdown]
-# Against the slow one, pixel by pixel:
+# Does it draw the same as the slow one? We compare the two pixel by pixel:
 
 # %%
 front = Camera(K[None], torch.eye(3)[None], torch.zeros(1, 3))  # the ring was given in camera space
@@ -1005,8 +1021,8 @@ fast_ms = (time.perf_counter() - start) * 1e3 / 8
 print(f"a body: {fast_ms:.1f} ms; the loop would take {loop_ms:,.0f} ms: {loop_ms / fast_ms:,.0f} times as long")
 
 # %% [markdown]
-# **Gradients, used.** The person has moved, we do not know where to; we only have her depth picture. Start from the
-# old place and walk down the rasteriser's gradient, in steps that shrink.
+# **What gradients are good for.** The person has moved to an unknown place, and all we have is her depth picture.
+# Start from the old place and follow the rasteriser's gradient downhill, in steps that shrink.
 
 # %%
 camera, moved = look(96), torch.tensor([0.06, -0.05, 0.12])
@@ -1035,10 +1051,11 @@ assert history[-1] < 0.05 * history[0]
 # %% [markdown]
 # ## 10 From corners to pixels
 #
-# **The question.** Normals, colours, places in the rest pose: everything that a body knows, it knows at its
-# vertices. How does a pixel learn of it?
+# **The question.** Normals, colours, places in the rest pose: a body stores all of these at its vertices. How does a
+# pixel get them?
 #
-# **The idea.** With the weights that we worked for. For a pixel that sees face $(i, j, k)$,
+# **The idea.** Take the mean of the three corners, with the weights that the rasteriser found. For a pixel that sees
+# face $(i, j, k)$,
 #
 # $$A(p) = \beta_i A_i + \beta_j A_j + \beta_k A_k. \tag{03.6}$$
 #
@@ -1105,6 +1122,8 @@ assert torch.allclose(depth[seen], fragments.depth[0][seen], atol=1e-5)  # place
 #
 # ### Exercise 03.9 — vertex normals  ●●○ (12 min)
 #
+# Write equation 03.7 for a batch of bodies that share their faces. A vertex that no face uses gets the vector 0.
+#
 # <details><summary>Hint 1</summary>
 #
 # `torch.linalg.cross(b - a, c - a)` with `a, b, c = (vertices[:, corner] for corner in faces.T)`.
@@ -1134,10 +1153,13 @@ check(vertex_normals)
 #
 # ### Exercise 03.10 — normals in the camera's convention  ●○○ (6 min)
 #
+# Turn world normals into this convention, for vertices (B, V, 3) and for pictures (B, H, W, 3).
+#
 # <details><summary>Hint</summary>
 #
-# A normal is a direction: rotate it with $R$, but do not add $t$. `torch.einsum("bij,b...j->b...i", R, normals)`
-# serves (B, V, 3) and (B, H, W, 3) alike. Then flip the signs of $y$ and $z$.
+# A normal is a direction: which part of a camera acts on it, $R$, $t$ or both? `torch.einsum("bij,b...j->b...i",
+# matrix, vectors)` multiplies for (B, V, 3) and (B, H, W, 3) alike. After that two of the three coordinates differ
+# from the convention in their sign.
 # </details>
 
 # %% tags=["export"]
@@ -1169,8 +1191,8 @@ assert facing.float().mean() > 0.97  # what we see faces us, but for the last pi
 #
 # ## 12 Light
 #
-# **The question.** Labels are exact in any light. But the *picture* is what a network sees, and a network trained
-# under one lamp knows one lamp. What is the least that makes light look like light?
+# **The question.** The labels are exact in any light. But a network sees the *picture*, and one that is trained under
+# a single lamp may fail under another. What is the simplest shading that looks like light?
 #
 # Three terms, each a dot product with the normal $n$:
 #
@@ -1233,10 +1255,10 @@ plots.show_images([picture[0] * seen[..., None] + ~seen[..., None] for picture i
 #
 # ### Shadows (a bonus)
 #
-# The sun lights a point if nothing is in between, that is, if the *sun sees it*. And "what does one see from here"
-# is what a rasteriser answers: put a camera at the sun, keep its z-buffer, the **shadow map** (Williams 1978). A
-# point is lit if, from the sun, it is not farther away than the nearest thing in its direction, up to a small
-# margin for the size of the map's pixels.
+# How do we find out which points the sun reaches? The sun lights a point if nothing is in between, that is, if the
+# *sun sees it*. And what can be seen from somewhere is what a rasteriser answers: put a camera at the sun, keep its
+# z-buffer, the **shadow map** (Williams 1978). A point is lit if, from the sun, it is not farther away than the
+# nearest thing in its direction, up to a small margin for the size of the map's pixels.
 
 # %% tags=["export"]
 def sunlit(places: Tensor, light: Camera, light_depth: Tensor, margin: float = 0.015) -> Tensor:
@@ -1301,10 +1323,11 @@ plots.show_images([portrait(float(y), float(a), float(h), 192)[0] for y, a, h in
 #
 # ### Stairs at the outline
 #
-# One sample per pixel makes stairs. Take several, $s \times s$ per pixel, and average: **supersampling**. It makes
-# colour smooth, and turns the hard mask into an *alpha* in between 0 and 1, which is what DAViD's soft foreground
-# segmentation learns. Never average depth, normals, parts or ids over an outline, though: the mean of a nose at 2 m
-# and a wall at 5 m is a depth at which there is nothing. Those labels are taken at pixel centres.
+# Why does an outline look like stairs? Because each pixel takes one sample. Take several, $s \times s$ per pixel, and
+# average: **supersampling**. It makes colour smooth, and turns the hard mask into an *alpha* in between 0 and 1,
+# which is what DAViD's soft foreground segmentation learns. Never average depth, normals, parts or ids over an
+# outline, though: the mean of a nose at 2 m and a wall at 5 m is a depth at which there is nothing. Those labels are
+# taken at pixel centres.
 #
 # How do we get the camera of a picture with more pixels? Chapter 01 has it: `camera.cropped(box, size)`, the box
 # being the whole picture.
@@ -1332,9 +1355,10 @@ assert len(masks[0].unique()) == 2 and 6 < len(masks[2].unique()) <= 17
 #
 # ## 13 All labels of a person
 #
-# Everything that a dense-prediction chapter will ask for, from one call of `rasterize`. Body parts are names, and
-# names cannot be averaged: each pixel takes the name of the corner that it is nearest to, the one with the largest
-# weight.
+# Which labels will the chapters on dense prediction need, and how do we get them together? One function makes all of
+# them from two calls of `rasterize`, a fine one for colour and alpha and one at pixel centres for the labels. Body
+# parts are names, and names cannot be averaged: each pixel takes the name of the corner that it is nearest to, the
+# one with the largest weight.
 
 # %%
 def labels(person, faces, camera, size, supersample=3):
@@ -1373,9 +1397,9 @@ assert torch.equal(result["parts"] > 0, result["depth"].isfinite())
 # ## 14 Is it right? Is it fast?
 #
 # A rasteriser projects triangles onto pixels. A *ray tracer* goes the other way: it sends a ray through each pixel
-# and searches for the first triangle that it hits, in a tree of boxes. Different algorithm, different code, same
-# question: a good judge. **Embree** is Intel's ray tracer for CPUs; `trimesh` speaks to it where the package
-# `embreex` is installed.
+# and searches for the first triangle that it hits, in a tree of boxes. It answers the same question by another
+# algorithm and other code, so it is a good test. **Embree** is Intel's ray tracer for CPUs; `trimesh` speaks to it
+# where the package `embreex` is installed.
 
 # %%
 def first_hits(vertices, faces, camera, size):
@@ -1405,9 +1429,9 @@ except ImportError:
     print("Embree is not installed (pip install embreex): no comparison on this machine")
 
 # %% [markdown]
-# Embree's tree pays off when the same mesh is asked many times. Ours moves in every picture, and building a tree
-# costs more than drawing everything. `benchmarks/rasterizer.py` compares carefully: several sizes, paired rounds,
-# and an OpenGL driver as a third.
+# Embree's tree pays off when many pictures show the same mesh. Our bodies move in every picture, and building a tree
+# costs more than drawing everything. `benchmarks/rasterizer.py` compares carefully: several sizes, paired rounds, and
+# an OpenGL driver as a third.
 #
 # What made it fast, in order of effect: nothing happens once per triangle in Python; triangles that cover no pixel
 # centre are recognised by two XORs; only covered pixels become fragments (not the bounding box's, which are twice
@@ -1419,8 +1443,8 @@ except ImportError:
 #
 # A grey body is not a person, and a network that has only seen grey bodies recognises no one. What is missing,
 # clothes, hair, skin, rooms, objects, light, needs no new idea: surfaces are more triangles, patterns are functions
-# of the rest pose (section 10), light is section 12. It is long rather than deep, so it stands in
-# `course_lib.data`, which calls this chapter's `rasterize` for every pixel. Sapiens used 600 scanned people; DAViD
+# of the rest pose (section 10), light is section 12. It is much code with few new ideas, so it stands in
+# `course_lib.data`, which calls this chapter's `rasterize` for every picture. Sapiens used 600 scanned people; DAViD
 # argues for building people from parts, since parts can be combined without end, and no one has to be asked for
 # consent.
 #
@@ -1482,7 +1506,7 @@ sheet(samples)
 
 # %% [markdown]
 # *A sheet of rendered people, dressed, posed and lit in rooms and outdoors, each with the labels of the same
-# picture below it.* Every pixel of every row is the same `rasterize` that you began with the sign of a cross
+# picture below it.* Every row comes from the `rasterize` of this chapter, which began with the sign of a cross
 # product.
 #
 # **The labels agree with each other**, because they come from one z-buffer. That is worth testing: labels glued
@@ -1527,9 +1551,9 @@ assert len(classes) > 8 and seen_points > 0
 # - On the screen, $1/z$ is linear and $z$ is not. Weights must be divided by depth.
 # - The bits of positive floats sort like the floats: depth and owner fit into one integer, the z-buffer is one
 #   `amin`.
-# - `repeat_interleave` and `cumsum` turn loops over unequal pieces into one list.
-# - Subtract before you multiply. Cancellation is silent, and it makes labels that are wrong by decimetres.
-# - What is discrete (which face?) needs no gradient; what is continuous (where on it?) has one, for free.
+# - With `repeat_interleave` and `cumsum`, pieces of unequal length fit into one list, and no loop is needed.
+# - Subtract before you multiply. Cancellation raises no error, and it makes labels that are wrong by decimetres.
+# - What is discrete (which face?) has no gradient; what is continuous (where on it?) gets one from autograd.
 # - Normals: camera space, $y$ up, $z$ toward the viewer. Colour is averaged over a pixel, labels never are.
 #
 # ## What the papers leave open

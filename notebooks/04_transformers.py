@@ -16,8 +16,9 @@
 # # Chapter 04: Transformers
 #
 # Cut a small square out of a photograph: skin, evenly lit, a soft shadow. Is it a cheek, a knee, the back of a hand?
-# The square can't tell. The rest of the picture can. A transformer lets every piece of a picture ask all the others,
-# and then think about what it heard; it does so a dozen times, and that is all it does.
+# The square alone does not say. The rest of the picture does. A transformer lets every piece of a picture collect
+# information from all the others and then work on what it has collected. It repeats these two steps a dozen times or
+# more.
 #
 # Four of our five papers are built on it, and each bends another part of it:
 #
@@ -112,18 +113,18 @@ plots.show_images(pictures, [*titles, "each draws its patch"], height=2.2)
 # %% [markdown]
 # *From left to right: a person; the picture in 6 × 6 patches; a table with a row per patch; the same table after four
 # blocks, where each row has heard of all the others; and the goal, that each token draws the parts in its own patch:
-# face, hair, upper and lower body, arms, legs.* (The four blocks are untrained, and the last picture is the truth.) The
-# table never changes its size. Everything that happens in between is this chapter.
+# face, hair, upper and lower body, arms, legs.* (The four blocks are untrained, and the last picture is the truth.)
+# The table never changes its size. This chapter builds everything that happens to it in between.
 #
 # ## 1 One head: asking the others
 #
 # **The question.** A token holds what one patch knows. How does it find out what *another* patch knows, without
 # being told beforehand which one?
 #
-# **The idea.** Like somebody who calls a question into a room. Every token makes three vectors out of itself: a
-# **query** $q$, what it is looking for; a **key** $k$, what it can be asked about; a **value** $v$, what it hands over
-# if it is asked. The better a key fits a query, that is, the larger their dot product, the more of that token's value
-# arrives. "More" means a weighted mean: the softmax turns the scores of one query into shares that sum to 1.
+# **The idea.** It works as if somebody called a question into a room. Every token makes three vectors out of itself:
+# a **query** $q$, what it is looking for; a **key** $k$, what it can be asked about; a **value** $v$, what it hands
+# over if it is asked. The better a key fits a query, that is, the larger their dot product, the more of that token's
+# value arrives. "More" means a weighted mean: the softmax turns the scores of one query into shares that sum to 1.
 #
 # **The equation**, with the queries, keys and values as rows of three matrices (Vaswani et al. 2017, eq. 1):
 #
@@ -141,7 +142,8 @@ plots.show_images(pictures, [*titles, "each draws its patch"], height=2.2)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Which of the two is summed to 1? For every query the shares of all keys: `softmax(-1)`.
+# The shares of one query sum to 1. In (..., N, M), over which of the two last dimensions must the softmax run, N or
+# M?
 # </details>
 
 # %% tags=["export"]
@@ -158,7 +160,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 check(attention)
 
 # %% [markdown]
-# By hand: four tokens whose keys point to the right, up, left and down, and whose values are colours. Three askers.
+# A small example to check by hand: four tokens whose keys point to the right, up, left and down, and whose values are
+# colours, and three queries.
 
 # %%
 keys = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]) * 2
@@ -201,8 +204,9 @@ plt.show()
 # ### Why the root?
 #
 # The score is a sum of $d$ products. If the entries of $q$ and $k$ are independent with mean 0 and variance 1, each
-# product has variance 1 and the sum has variance $d$: wider heads shout louder, for no reason but their width.
-# A loud softmax is a one-hot vector, and a one-hot softmax does not learn: with the shares $s$, its derivative is
+# product has variance 1 and the sum has variance $d$: scores grow with the width of the head, for no other reason.
+# With very large scores the softmax is nearly a one-hot vector, and then it does not learn: with the shares $s$, its
+# derivative is
 #
 # $$\frac{\partial s_i}{\partial x_j} = s_i\,(\delta_{ij} - s_j), \tag{04.2}$$
 #
@@ -245,11 +249,12 @@ assert table["without "][-1] < table["gradient, with the root"][-1]
 # shares goes to 1 as heads get wider. The derivative of the softmax first profits from the clearer choice, then goes to
 # 0: such a head listens to one token from the start and can't change its mind.*
 #
-# ### A game that nobody wins alone
+# ### A game that no token can win alone
 #
-# Does one head learn to ask? Eight **senders** hold a number and a colour each. Eight **askers** hold a number only,
-# in another order, and have to name the colour of the sender with their number. An asker by itself knows nothing:
-# it is right one time in eight. The network is one attention, four linear maps, nothing else.
+# Can one head learn whom to ask? Here is a game to find out. Eight **senders** hold a number and a colour each. Eight
+# **askers** hold a number only, in another order, and have to name the colour of the sender with their number. An
+# asker by itself knows nothing: it is right one time in eight. The network is one attention, four linear maps,
+# nothing else.
 
 # %%
 def lookup_game(games, generator, wishes=1, senders=8, numbers=16, colours=8):
@@ -324,7 +329,7 @@ _ = right.set(xlabel="senders 0 to 7 | askers 8 to 15", ylabel="asker", title="w
 # ### Attention sees a set
 #
 # Nothing in equation 04.1 knows which token came first. Shuffle the tokens, and the answers are shuffled the same
-# way. For words or patches, whose order means something, that will need a cure (section 7).
+# way. For words or patches, whose order means something, that has to be mended (section 7).
 
 # %%
 order = torch.randperm(16, generator=generator)
@@ -334,8 +339,9 @@ with torch.no_grad():
 # %% [markdown]
 # ## 2 The same, fast
 #
-# **The question.** Equation 04.1 writes down a matrix of N × N scores, and N² is what everybody complains about. How
-# bad is it, and what can be done?
+# **The question.** Equation 04.1 writes down a matrix of N × N scores, and four times as many patches make sixteen
+# times as many scores. How much memory is that, and what can be done? (bf16 is a number of 16 bits, two bytes;
+# chapter 05 explains it.)
 
 # %%
 N, HEADS, DEPTH = 4097, 32, 48  # Sapiens-2B: 64 x 64 patches and the cls token
@@ -417,7 +423,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 # %% [markdown]
 # ## 3 Several heads
 #
-# **The question.** One head takes *one* mean. What if a token has two questions, to two different others?
+# **The question.** One head takes *one* mean. What if a token needs two answers, from two different tokens?
 #
 # **The idea.** Cut the width D into h heads of width d = D / h. Each head asks its own question with its own slice,
 # and a last linear map mixes the answers. It costs exactly as much as one wide head: h times as many, each h times
@@ -440,7 +446,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 #
 # <details><summary>Hint 1</summary>
 #
-# `self.qkv(x)` is (B, N, 3D); `.unflatten(-1, (3, self.heads, -1))` makes it (B, N, 3, h, d).
+# `self.qkv(x)` is (B, N, 3D), and 3D = (3, h, d) with the last changing fastest: `.unflatten(-1, ...)` cuts it into
+# these three, (B, N, 3, h, d).
 # </details>
 # <details><summary>Hint 2</summary>
 #
@@ -499,7 +506,7 @@ assert torch.allclose(ours(x), answer, atol=1e-5) and torch.allclose(ours.shares
 
 
 # %% [markdown]
-# Are two heads worth more than one of the same total width? Play the game with **two wishes**: every asker holds two
+# Are two heads better than one of the same total width? Play the game with **two wishes**: every asker holds two
 # numbers and must name both colours, in order.
 
 # %%
@@ -533,8 +540,8 @@ if pick(smoke=False, laptop=True):
 #
 # ## 4 The block
 #
-# **The question.** Attention only takes means of linear maps. Stack it, and the network can fetch, but it can't *work*.
-# And fifty of anything stacked is hard to train. What is missing?
+# **The question.** Attention only takes means of linear maps. A stack of it can move information between tokens, but
+# it hardly computes anything with it. And a stack of fifty is hard to train. What is missing?
 #
 # **The idea**, three parts:
 #
@@ -576,7 +583,8 @@ assert torch.allclose(normal, nn.LayerNorm(48, eps=1e-6)(x), atol=1e-5)  # γ = 
 #
 # <details><summary>Hint</summary>
 #
-# `x = x + self.attn(self.norm1(x))`, and once more.
+# Each half of (04.5) is one statement: a norm, then `self.attn` or `self.mlp`, and the result is added to the $x$
+# that had not been through the norm. The second half starts from the first half's result.
 # </details>
 
 # %% tags=["export"]
@@ -644,11 +652,12 @@ assert torch.allclose(block(x), theirs(x), atol=1e-5)
 # **post-LN**. Whoever takes the layers of BERT, as METRO and Graphormer do, on whose code MPT builds (suppl. F),
 # still does. Everyone else has moved the norm in front of $f$. Why?
 #
-# **The idea.** Look for the straight road. In a pre-LN stack the gradient at the last sum reaches the first block
-# without passing through anything, and the sum grows with every block, so that each later block matters a little
-# less: with L blocks the last one gets a gradient that shrinks like $1/\sqrt L$. In a post-LN stack a LayerNorm after
-# every sum scales it back to size; the last blocks keep their large gradients, however deep the stack is. Xiong et
-# al. 2020 prove both. We measure them, on untrained stacks with weights by Xavier's rule:
+# **The idea.** Look at the way that the gradient takes. In a pre-LN stack the gradient at the last sum reaches the
+# first block without passing through anything, and the sum grows with every block, so that each later block matters a
+# little less: with L blocks the last one gets a gradient that shrinks like $1/\sqrt L$. In a post-LN stack a
+# LayerNorm after every sum scales it back to size; the last blocks keep their large gradients, however deep the stack
+# is. Xiong et al. 2020 prove both. We measure both, on untrained stacks with weights by Xavier's rule (random numbers
+# whose spread is chosen from a layer's inputs and outputs, so that values keep their size from layer to layer):
 
 # %% tags=["export"]
 def initialize(model: nn.Module) -> None:
@@ -743,8 +752,9 @@ if pick(smoke=False, laptop=True):
 # ### QK-norm: keeping scores in bounds
 #
 # **The question.** LayerNorm bounds what *enters* a block. The scores are a product of two learned maps of it, and
-# nothing bounds those. If training pushes them up, the softmax saturates (section 1), its gradient dies, and the head
-# is stuck with what it listens to. Large models and large learning rates get there. What keeps them out?
+# nothing bounds those. If training pushes them up, the softmax saturates (section 1), its gradient goes to zero, and
+# the head cannot change any more what it listens to. That happens in large models and at large learning rates. What
+# prevents it?
 #
 # **The idea.** Normalise queries and keys themselves, each head for itself, right before their product (Henry et al.
 # 2020; for vision, Dehghani et al. 2023, whose ViTs with billions of parameters diverged without). The **RMSNorm**
@@ -766,8 +776,9 @@ if pick(smoke=False, laptop=True):
 #
 # <details><summary>Hint</summary>
 #
-# `scale = (x.float().square().mean(-1, keepdim=True) + self.eps).rsqrt()`, and at the very end `.to(x.dtype)`. (Don't
-# overwrite `x` before: its dtype is still needed.)
+# `.square().mean(-1, keepdim=True)` is the mean of squares, and `.rsqrt()` gives one over a root. Where in this do
+# `x.float()` and `self.eps` belong? At the very end `.to(x.dtype)`. (Don't overwrite `x` before: its dtype is still
+# needed.)
 # </details>
 
 # %% tags=["export"]
@@ -870,7 +881,8 @@ if pick(smoke=False, laptop=True):
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)`
+# With einops the left side of the pattern is `b c (h p) (w q)`, with `p=patch, q=patch`: brackets cut an axis. On the
+# right brackets join axes: which letters make N, in which order, and which make a row?
 # </details>
 
 # %% tags=["export"]
@@ -966,7 +978,8 @@ assert torch.allclose(embed(image[None]), linear, atol=1e-5)
 # **The idea.** Write its place on it: *add* a vector to each token that depends on its place only. It can be
 # **learned**, like any weight (ViT, DAViD), or **computed**, from waves (Vaswani et al. 2017; MAE and Sapiens in two
 # dimensions). A place $t$, a column say, becomes $2K$ numbers: a sine and a cosine of each of $K$ waves of very
-# different lengths, like the hands of a clock: fast hands for the neighbourhood, slow ones for the whole picture.
+# different lengths. ($K$ counts waves here; it was the keys in section 1.) It is like the hands of a clock: the fast
+# ones tell neighbours apart, the slow ones the halves of the picture.
 #
 # $$P(t) = [\sin \omega_0 t, \ldots, \sin \omega_{K-1} t,\ \cos \omega_0 t, \ldots, \cos \omega_{K-1} t],
 # \qquad \omega_i = 10000^{-i/K}. \tag{04.7}$$
@@ -1091,9 +1104,9 @@ assert tall.shape == (1, 3072, 64) and same_place.min() > 0.98
 #
 # **The question.** One thing is missing. Where does one read an answer about the *whole* picture, "is this a person"?
 #
-# **The idea.** Send in one more token that belongs to no patch, a learned vector: the **cls token** (for "class"). It
-# can ask everyone, and what it is at the end is the answer. Sapiens pretrains with one and drops it for its tasks;
-# DAViD mixes its cls token into every patch's, as a summary of the picture (eq. 1):
+# **The idea.** Add one more token that belongs to no patch, a learned vector: the **cls token** (for "class"). It
+# collects from all patches, and the answer is read from what it has become at the end. Sapiens pretrains with one and
+# drops it for its tasks; DAViD mixes its cls token into every patch's, as a summary of the picture (eq. 1):
 #
 # $$e^l = \operatorname{mlp}(\operatorname{cat}(\text{CLS}^l, t^l_i)).$$
 #
@@ -1114,9 +1127,9 @@ assert tall.shape == (1, 3072, 64) and same_place.min() > 0.98
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# If there is a cls token (`if self.prefix:`; otherwise `self.cls_token` is None), put it in front first:
-# `tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1)`. Then, with or without, add the whole
-# table at once: `tokens + self.places(grid)`.
+# If there is a cls token (`if self.prefix:`; otherwise `self.cls_token` is None), put it in front first: `.expand`
+# gives each picture of the batch its own, `torch.cat` along dimension 1 joins. After that the table has a row for
+# each token, with or without cls, and can be added in one go.
 # </details>
 
 # %% tags=["export"]
@@ -1207,7 +1220,8 @@ check(VisionTransformer.embed)
 # %% [markdown]
 # **Is it the real one?** `tests/test_transformers.py` copies the weights of Hugging Face's `ViTModel` into ours:
 # tokens and cls token agree to $10^{-5}$, on other picture sizes too. Here we count. A block has $4D^2$ weights in
-# its attention and $8D^2$ in its MLP, and $13D$ biases and scales; patches and places come on top:
+# its attention and $8D^2$ in its MLP, and $13D$ biases and scales (chapter 05 does this sum layer by layer); patches
+# and places come on top:
 
 # %%
 with torch.device("meta"):  # shapes without memory
@@ -1224,7 +1238,7 @@ for name, model in models.items():
     assert count == formula
 
 # %% [markdown]
-# (Sapiens' Table 2 says 2.163 billion: it counts the decoder of its pretraining, too. Chapter 05 does the sum.)
+# (Sapiens' Table 2 says 2.163 billion: it counts the decoder of its pretraining, too, as chapter 05 finds out.)
 #
 # Does the place matter now? The shuffled person of section 6, with and without positions:
 
@@ -1244,7 +1258,7 @@ for positions in ("none", "sincos"):
 # **The task.** Chapter 03's people, several to a picture, dressed, in rooms and streets. For each pixel: background,
 # face, hair, upper or lower body, arms, legs: Sapiens' 28 classes (§3.4), gathered into seven, since a face has few
 # pixels left for its teeth at this size. A patch of a sleeve looks like a patch of a trouser leg, a wall like a
-# shirt: who doesn't ask can't know.
+# shirt: without the other patches nobody can tell them apart.
 #
 # **The network** is `VisionTransformer` and one linear map: each token draws its own patch, $p^2$ times seven numbers.
 
@@ -1325,9 +1339,9 @@ def part_loss(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 # %% [markdown]
-# A run is data: chapter 05 and `course_lib.recipe` tell the whole story. `recipe` says what is trained and how,
-# `prepare` turns a rendered sample into tensors, `fit` (the course's one training loop) does the rest, here as on a
-# cluster.
+# The course describes a training run as data; chapter 05 and `course_lib.recipe` explain it in full. `recipe` says
+# what is trained and how, `prepare` turns a rendered sample into tensors, `fit` (the course's one training loop) does
+# the rest, here as on a cluster.
 
 # %% tags=["export"]
 def recipe(config: Config, stream: Stream | None) -> Recipe:
@@ -1513,15 +1527,16 @@ for ax, name in zip(plt.gcf().axes[:: len(shown)], ("picture", "target", "transf
 
 
 # %% [markdown]
-# *Held-out people. From above: the picture, the truth, what the transformer says, what the same network says whose
-# tokens can't ask each other.* Large heads and shirts come out well, small people roughly; thin arms and legs are
-# mostly missed. Who can't ask tears holes even into large faces. The squares are the patches: each token draws its own
+# *Held-out people. From above: the picture, the truth, the transformer's answer, the answer of the same network
+# without attention.* Large heads and shirts come out well, small people roughly; thin arms and legs are mostly
+# missed. Without attention there are holes even in large faces. The squares are the patches: each token draws its own
 # 8 × 8 pixels, and nothing smooths the seams. (Sapiens puts deconvolutions behind its transformer, DAViD a whole
 # convolutional decoder: chapters 08 and 10.)
 #
 # ## 10 Whom does it ask?
 #
-# The shares are there to be looked at. Choose a patch; for every block and head, where does its share go?
+# What has the network learned to look at? The shares of attention tell. Choose a patch; for every block and head,
+# where do its shares go?
 
 # %%
 @torch.no_grad()
@@ -1586,7 +1601,7 @@ ax.spines[["top", "right"]].set_visible(False)
 # *A dot per head; dotted: the distance if it listened to all alike.* All of them look far, a third of the picture's
 # width and more, from the first block on. In Dosovitskiy's large models some heads of the first blocks keep to their
 # neighbours, as a convolution would; ours have trained for minutes, and none does. The sliders show any head on any
-# held-out picture.
+# held-out picture. (They need a running kernel; the figure before last is a still of them.)
 
 # %%
 def listening(picture=int(limb), block=depth, head=1, row=row, column=column):
@@ -1607,6 +1622,8 @@ sliders
 
 # %% [markdown]
 # ## 11 The measurement
+#
+# How good is it, class by class, and how much of that is due to attention? All four results side by side:
 
 # %% tags=["result"]
 print(
@@ -1626,13 +1643,13 @@ if pick(smoke=False, laptop=True):
 # 1024 × 768 pixels, with 750 times the weights, after pretraining on 300 million pictures. Ours has seven classes,
 # 96 × 96 pixels, rendered people on both sides, and learned in minutes from nothing. The numbers can't be compared;
 # what can is the step from the line "without attention" to the line above it, since nothing else differs (one run
-# each). Every class gains, lower bodies twofold: a trouser leg is known by what is above it. Arms are still found badly
-# and legs hardly at all: six hundred steps and 2,400 pictures are not enough for them.
+# each). Every class gains, the lower body twofold. Arms are still found badly and legs hardly at all: six hundred
+# steps and 2,400 pictures are not enough for them.
 #
 # ## 12 A photograph
 #
-# Everything so far was rendered. Eileen Collins, photographed by NASA, was not. (`skimage.data.astronaut()`,
-# public domain.)
+# What does a network that has only seen rendered people make of a real one? Here is Eileen Collins, photographed by
+# NASA. (`skimage.data.astronaut()`, public domain.)
 
 # %%
 from skimage.data import astronaut
@@ -1648,18 +1665,20 @@ plots.show_images([*small, *map(draw, guess)], list(crops), columns=3, height=2.
 #
 # Plainly: close up it does well. Her face is a face, her hair is hair, her shoulders are an upper body; the dark ring
 # of the suit is taken for hair. The farther away, the worse: with all of her in the picture the face is still found,
-# but half of the hair is lost, the suit falls into patches of shirt and arms, the helmet turns into hair and trousers,
-# and the flag wears a shirt. It has never seen a space suit, nor a real room, nor a lens that blurs; and it had 96
-# pixels. Sapiens answers with 300 million photographs (chapter 06), DAViD with better rendered people (chapter 09).
+# but half of the hair is lost, the suit falls into patches of shirt and arms, the helmet is taken for hair and
+# trousers, and parts of the flag for shirt and hair. It has never seen a space suit, nor a real room, nor a lens that
+# blurs; and it had 96 pixels. Sapiens answers with 300 million photographs (chapter 06), DAViD with better rendered
+# people (chapter 09).
 #
 # Your own: `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1) / 255`, cut to a square.
 #
 # ## What to remember
 #
 # - Attention is a weighted mean of values; the weights are computed from what is there, anew for each input.
-# - Divide by $\sqrt d$, or wide heads start saturated. A saturated softmax has no gradient.
+# - Divide by $\sqrt d$. Otherwise wide heads start with a saturated softmax, which has nearly no gradient.
 # - One head takes one mean. Several heads cost the same and keep several answers apart.
-# - Norm first: a straight road for the gradient, no warm-up needed to survive. Then one more norm at the end.
+# - Norm first: the gradient reaches every block directly, and the stack trains without a warm-up. Then one more norm
+#   at the end.
 # - QK-norm bounds the scores. It costs little and buys larger learning rates.
 # - A patch embedding is a linear map. Mind the order of the numbers in a patch.
 # - Attention sees a set. Places are added (learned or waves), resized with the picture, or carried by the tokens

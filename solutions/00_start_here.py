@@ -58,8 +58,8 @@
 #
 # Real people are hard to label. Nobody can say how far each pixel of a photograph is from the camera, and paying a
 # crowd to paint in 28 body parts costs a fortune. So the course makes its own people, as DAViD does: a body with a
-# shape and a pose, clothes, hair and light, all drawn from one random seed. Whoever has made a scene knows everything
-# about it. Change `SEED` and meet someone else.
+# shape and a pose, clothes, hair and light, all drawn from one random seed. Because we build the scene ourselves, we
+# know where everything in it is. Change `SEED` to see someone else.
 
 # %%
 from dataclasses import replace
@@ -82,8 +82,8 @@ SEED = 14
 SIZE = pick(smoke=(240, 180), laptop=(400, 300))  # height, width of a picture
 
 # %% [markdown]
-# Someone is a body shape, a face, hair and clothes; a moment is a pose. Ours is the last of twenty frames of a wave,
-# put down so that the soles stand on the ground, y = 0.
+# A person here is a body shape, a face, hair and clothes. The pose comes on top: we take the last of twenty frames of
+# somebody who waves, and move the body so that its soles touch the ground, y = 0.
 
 
 # %%
@@ -130,8 +130,9 @@ for axis, (name, panel) in zip(axes, panels.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# This is what a figure of the course looks like: made by the cell above it, on your machine, from nothing that you
-# could not read. Numbers go the same way. How much of the picture is what?
+# Every figure of the course is made like this one: by the cell above it, on your machine, with code that you can open
+# and read. Numbers are computed by the cell that shows them, or, where a run takes hours, read from its record. How
+# much of the picture does each part of the body cover?
 
 # %% tags=["result"]
 covered = picture["alpha"].sum()
@@ -144,7 +145,7 @@ assert abs(shares[1:].sum() - 1) < 0.05  # labels and alpha tell of the same per
 
 # %% [markdown]
 # You will write all of this yourself, or as much of it as you like: the camera in chapter 01, the body in chapter 02,
-# the renderer that filled these five pictures in chapter 03. And nobody has to be met twice:
+# the renderer that filled these five pictures in chapter 03. Each new seed gives another person:
 
 # %%
 seeds = range(SEED + 1, SEED + 1 + pick(smoke=2, laptop=6))
@@ -160,15 +161,16 @@ plt.show()
 # ## How a chapter works
 #
 # Every chapter goes the same way: a question, the idea in words and one figure, the equation with its number in the
-# paper, the few lines of code that *are* the equation, and a picture or a number which shows that it works. Letters for
-# dimensions are the same everywhere, and a comment gives the shape where it changes:
+# paper, the few lines of code that *are* the equation, and a picture or a number which shows that it works. The
+# letters below stand for the same dimensions in every chapter (one that needs a letter for something else says so at
+# its top), and a comment gives the shape where it changes:
 #
 # | B | T | N | D | H, W | J | V | F | K | L | S |
 # |---|---|---|---|---|---|---|---|---|---|---|
 # | batch | time | tokens | width | height, width | joints | vertices | faces | keypoints, shapes | latents | views |
 #
-# Everywhere the code means the same by its numbers, too: lengths in metres, images as float32 from 0 to 1, depth along
-# the camera's axis. Chapter 01 states these conventions once.
+# The units are the same everywhere, too: lengths are in metres, images are float32 from 0 to 1, depth is measured
+# along the camera's axis. Chapter 01 states these conventions once.
 #
 # ### Scales
 #
@@ -213,8 +215,9 @@ print(f"This notebook runs at scale {scale()!r}. A training run like the later o
 #
 # <details><summary>Hint</summary>
 #
-# `person` has the shape (H, W, 3), `alpha` only (H, W). Torch lines shapes up from the right, so that it would match
-# alpha's columns with the colours. Give alpha a last axis of size 1, `alpha[..., None]`: a size of 1 stretches to 3.
+# `person` has the shape (H, W, 3), `alpha` only (H, W). PyTorch lines shapes up from the right, so it would match
+# alpha's columns with the colours. Give alpha one more axis, of size 1, at the end: `alpha[..., None]`. An axis of
+# size 1 is stretched to any size.
 #
 # </details>
 
@@ -242,8 +245,7 @@ from course_lib.exercises import check
 check(composite)
 
 # %% [markdown]
-# Run the next cell to see where your function takes them: to a launch pad, and to the galaxies of the Hubble deep
-# field.
+# Now use your function: it puts the person on a launch pad, and in front of the galaxies of the Hubble deep field.
 
 # %% [markdown]
 # The person alone comes from the same renderer, without a place: black behind, so that each pixel holds $\alpha F$.
@@ -297,8 +299,8 @@ plt.show()
 # %% [markdown]
 # ## Is this machine ready?
 #
-# The same question can be asked in a terminal: `course check-env`. Whatever is missing comes with the command that
-# mends it.
+# Later chapters need a few packages, some memory and some room on the disk. This cell looks whether they are there,
+# and names the command that mends what is missing. In a terminal, `course check-env` does the same.
 
 # %%
 from course_lib.environment import environment_report
@@ -361,9 +363,9 @@ for chapter in chapters():
 # %% [markdown]
 # ## What to remember
 #
-# - Rendered people come with labels that nobody could draw, in any number.
+# - Rendered people come with exact labels, and one can make as many as one likes.
 # - Open functions run the course's answer; your own lines are never replaced; `check` says what is wrong.
-# - A pixel on an outline is a mixture, and alpha is its recipe.
+# - A pixel on an outline is a mixture of person and background; alpha is the person's share.
 #
 # **Where to read on.** T. Porter and T. Duff, *Compositing Digital Images*, SIGGRAPH 1984: the equation above, and what
 # else can be done with alpha. E. Wood et al., *Fake It Till You Make It*, ICCV 2021: how far one gets with rendered

@@ -14,9 +14,9 @@
 # # Chapter 05: Scaling
 #
 # Chapter 04 trained a small transformer while you fetched a coffee. Sapiens-2B was pretrained "using 1024 A100 GPUs
-# for 18 days" (§4.1). Between the two lies not one new idea about vision. There is only arithmetic: how many
-# operations, how many bytes, how many days, how many kilowatt hours. Whoever can do that arithmetic knows before the
-# first GPU is switched on whether a run fits, what to change if it does not, and whether the numbers of a paper add up.
+# for 18 days" (§4.1). From the one to the other no new idea about vision is needed, only arithmetic: how many
+# operations, how many bytes, how many days, how many kilowatt hours. With that arithmetic you know before the first
+# GPU is switched on whether a run fits, what to change if it does not, and whether the numbers of a paper add up.
 # (Not all do, as you will find.)
 #
 # **What you will build**: the formulas, each held against a measurement on the machine before you; the four tricks
@@ -162,16 +162,17 @@ plt.show()
 # | `mlp.fc1` | $D \times 4D$ | $4D$ |
 # | `mlp.fc2` | $4D \times D$ | $D$ |
 #
-# The number of heads does not occur: heads share out the width, they add nothing to it. The number of tokens does not
-# either: every token meets the same weights.
+# The number of heads does not occur, because heads divide the width among themselves. Nor does the number of tokens,
+# because all tokens use the same weights.
 #
 # ### Exercise 05.1 — the parameters of a block  ●○○ (5 min)
 #
-# `mlp_ratio` is the 4 of the table.
+# Add up the table for any `mlp_ratio` (it is the 4 of the last two rows).
 #
 # <details><summary>Hint</summary>
 #
-# Add up the table's two columns: with a ratio of 4, how many times $D^2$, how many times $D$?
+# First with the ratio 4: how many times $D^2$, how many times $D$? Then see which of the numbers in the table change
+# with the ratio.
 # </details>
 
 
@@ -232,8 +233,8 @@ print(f"counted {counted:,}   formula {encoder_parameters(giant):,}   printed in
 assert counted == encoder_parameters(giant)
 
 # %% [markdown]
-# Formula and module agree to the last parameter. The paper does not agree with either: 2.134 is not 2.163. Keep that
-# in mind; §3 finds the 29 million that are missing.
+# Formula and module agree to the last parameter. The paper does not agree with either: 2.134 is not 2.163. Section 3
+# finds the 29 million that are missing.
 #
 # ## 2 How many operations?
 #
@@ -332,7 +333,7 @@ assert formula - on_cpu == 4 * 257**2 * 192  # exactly attention's own products
 # The counter has lost $4N^2D$: attention's own products, to the last one. Nothing is broken. On the meta device
 # attention falls apart into two plain matrix products, which the counter knows. On a CPU it runs as *one* fused
 # kernel, and nobody has told the counter what that one costs. (For the fused kernels of GPUs somebody has.) It adds
-# nothing for what it does not know, and it does not say so. Remember this one: it is the key to a table of Sapiens.
+# nothing for what it does not know, and it does not say so. The same gap explains a table of Sapiens in section 3.
 #
 # **When does attention matter?** Where its own products catch up with the linear layers, $4N^2D = 24ND^2$: at
 # $N = 6D$.
@@ -370,6 +371,8 @@ print(f"at 1024 pixels attention adds {own[4] / linear[4]:.0%}; it catches up at
 # - attention's own products? You have just seen a counter miss them.
 #
 # ### Exercise 05.3 — what the table counts  ●●○ (10 min)
+#
+# Write this count as a function of an `Encoder`'s sizes. If all four rows come out, the guess was right.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -430,8 +433,8 @@ for name, value, encoder in (("DINO, ViT-B/16", 17.6, Encoder(768, 12, 12, 197))
 # %% [markdown]
 # (The sizes are from those models' own papers.) DINO and iBOT are printed *with* attention, ViT-6.5B and Sapiens
 # *without*. Probably no one did this on purpose: numbers are copied from papers that used different counters. But a
-# column that mixes two units is worth a second look. (The text calls the step from the largest of them to Sapiens
-# "∼4×"; 8709 over 1657 is 5.3.)
+# column that mixes two units cannot be compared row by row. (The text calls the step from the largest of them to
+# Sapiens "∼4×"; 8709 over 1657 is 5.3.)
 #
 # **DAViD's Table 1** goes further. It prints 663 "GFLOPS" for DAViD-Large, 344 for DAViD-Base, and copies 8709 for
 # Sapiens-2B. Are 663 MACs or FLOPs? We do not know DAViD's decoder yet (chapter 10), but Base and Large have the same
@@ -453,24 +456,27 @@ print(f"{sapiens / 331.5:.1f} with Sapiens' attention")
 # 8709 are MACs.** (The authors' model card agrees: 331.5 billion MACs.) The text's "~16x faster (measured in MACs)" is
 # 26 in one unit, to DAViD's favour, and more with attention. How 16 came about we could not find out.
 #
-# The moral: a FLOP in a table has no unit until you have reproduced it.
+# What to take from this: before you compare FLOPs of two tables, find out what each of them counts.
 #
 # ## 4 How long does it take?
 #
 # **The question.** How many days does a run take on so many GPUs?
 #
-# **The idea.** Operations, divided by operations per second. Two things make it honest. A step is three forward passes
+# **The idea.** Divide operations by operations per second. Two corrections are needed. A step is three forward passes
 # (four with §7's checkpointing, which repeats the forward pass). And no GPU reaches the figure of its data sheet in
 # training: it waits for memory, for the network, for data. The share that it does reach is its **utilisation** $u$;
-# 30 to 50 % is good work on large transformers. With $S$ samples of $F$ FLOPs forward:
+# 30 to 50 % is a good value for large transformers. With $n$ samples of $F$ FLOPs forward, on $R$ GPUs:
 #
-# $$\text{days} = \frac{3\, F\, S}{R \cdot \text{peak} \cdot u \cdot 86400\,\text{s}}. \tag{05.3}$$
+# $$\text{days} = \frac{3\, F\, n}{R \cdot \text{peak} \cdot u \cdot 86400\,\text{s}}. \tag{05.3}$$
 #
 # ### Exercise 05.4 — days  ●○○ (8 min)
 #
+# Write equation 05.3, with four passes instead of three where `recompute` is set.
+#
 # <details><summary>Hint</summary>
 #
-# `passes = 4 if recompute else 3`. A day has 24 · 3600 seconds.
+# First the operations of the whole run, then what all GPUs together really do in a second. A day has 24 · 3600
+# seconds.
 # </details>
 
 
@@ -583,7 +589,7 @@ print(f"18 days of 1,024 A100s: {1024 * 18 * 24:,} GPU hours, {energy(1024, 18) 
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `"gradients": 4 * parameters / (ranks if stage >= 2 else 1)`
+# Each kind is divided by `ranks` from some stage on, and by 1 before: from stage 1, 2 or 3, as the table says.
 # </details>
 
 
@@ -831,8 +837,8 @@ for words, recompute in (("everything kept", False), ("checkpointed (§7)", True
 # **The question.** Do weights and activations need 32 bits?
 #
 # **The idea.** A 16-bit number moves twice as fast through memory, takes half the room, and tensor cores multiply it
-# sixteen times as fast as 32-bit numbers on an A100 (312 against 19.5 TFLOP/s). It has to be stingy, though, with
-# range (bits of the exponent) or with precision (bits of the mantissa):
+# sixteen times as fast as 32-bit numbers on an A100 (312 against 19.5 TFLOP/s). But with 16 bits one has to save on
+# range (bits of the exponent) or on precision (bits of the mantissa):
 
 # %%
 print("             bits   largest    smallest normal   step above 1")
@@ -878,9 +884,9 @@ assert rough.dtype == torch.float32 and error < 0.1
 # Less than a per cent, in a gradient that would change by far more with another batch: training does not notice.
 #
 # *On a CPU* bf16 is worth it where the processor has instructions for it (where it has none, `fit` measures that and
-# stays in 32 bits). Fused attention is its one trap: in
-# PyTorch 2.13 its backward pass in bf16 is several times slower than in 32 bits. Chapter 04's block writes attention
-# out as `softmax(q kᵀ) v` there, which is faster and keeps the N × N weights. On a GPU it never does.
+# stays in 32 bits), but not with fused attention, whose backward pass is slow there in bf16: chapter 04 measures it.
+# So chapter 04's block writes attention out as `softmax(q kᵀ) v`, which is faster and keeps the N × N weights. On a
+# GPU it uses the fused kernel.
 #
 # ## 7 Compute again rather than remember
 #
@@ -935,7 +941,8 @@ assert again == plain + block_flops(4097, 1920) - last_product
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `(weight * loss(model, part)).backward()` adds to what is there. Sum up `.item()`, or you keep every graph alive.
+# `.backward()` adds to what is in `.grad`. So what must each part's loss be multiplied with before? Sum up `.item()`,
+# not tensors, or you keep every graph alive.
 # </details>
 
 
@@ -975,10 +982,10 @@ print("parts of 4, 4 and 2:", line.weight.grad.numpy())
 assert torch.allclose(whole, line.weight.grad)
 
 # %% [markdown]
-# The trap has a second door. A loss that divides by the number of *valid pixels* or *visible keypoints* is a mean over
-# something that differs between parts of equal length. Then parts, and in §9 ranks, do not weigh equally, and the run
-# is no longer the one with the large batch. This course's `fit` divides by the number of parts; its streams give equal
-# parts, and where a chapter's loss divides by what is valid, it says so.
+# The same trap exists in another form. A loss that divides by the number of *valid pixels* or *visible keypoints* is
+# a mean over something that differs between parts of equal length. Then parts, and in §9 ranks, do not weigh equally,
+# and the run is no longer the one with the large batch. This course's `fit` divides by the number of parts; its
+# streams give equal parts, and where a chapter's loss divides by what is valid, it says so.
 #
 # **What each trick saves, measured.** The film of one step again: without any trick, with each of the three alone, and
 # with all of them.
@@ -1051,13 +1058,13 @@ assert all(films[name].peak < films["no trick"].peak for name in ("autocast", "f
 #
 # **The question.** What 1,024 A100s did in 18 days would take one of them 50 years. How do 1,024 work as one?
 #
-# **The idea.** Accumulate in space instead of time. Each rank goes forward and backward with *its* share of the batch;
-# then all replace their gradient by the mean over ranks, and by equation 05.5 that is the gradient of the whole batch.
-# Equal weights, equal gradient, equal step: they stay equal, and no weights are ever sent. This is **data
-# parallelism**, and "replace by the mean over ranks" is called **all-reduce**.
+# **The idea.** Accumulate over GPUs instead of over time. Each rank goes forward and backward with *its* share of the
+# batch; then all replace their gradient by the mean over ranks, and by equation 05.5 that is the gradient of the
+# whole batch. Equal weights, equal gradient, equal step: they stay equal, and no weights are ever sent. This is
+# **data parallelism**, and "replace by the mean over ranks" is called **all-reduce**.
 #
-# Nobody in the middle could do it: a boss of 1,024 ranks would receive 8.5 GB from each. Instead every rank cuts its
-# gradient into R pieces, and
+# One rank that collects all gradients would not do: from 1,024 ranks it would receive 8.5 GB each. Instead every rank
+# cuts its gradient into R pieces, and
 #
 # 1. **reduce-scatter**: rank $r$ gets piece $r$ of everybody, and keeps the mean of it;
 # 2. **all-gather**: everybody gets everybody's finished piece.
@@ -1071,11 +1078,11 @@ assert all(films[name].peak < films["no trick"].peak for name in ("autocast", "f
 #
 # <details><summary>Hint 1</summary>
 #
-# `torch.stack(gradients).mean(0)` is the mean of all of them, (n,).
+# All ranks at once are a matrix, (R, n): `torch.stack`. Over which dimension is the mean?
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `.chunk(R)` cuts a vector into R equal pieces; rank 0 gets the first.
+# Rank 0 gets the first of R equal pieces of the mean, and so on. A tensor has a method that cuts it so.
 # </details>
 
 
@@ -1144,13 +1151,17 @@ assert all(torch.allclose(g, whole, atol=1e-6) for g in averaged)
 #
 # ### Exercise 05.8 — shard a list of parameters  ●●○ (10 min)
 #
+# What does one rank hold of each parameter? Keep the names; a rank that gets nothing of a parameter holds a tensor
+# with zero rows.
+#
 # <details><summary>Hint 1</summary>
 #
 # `tensor.chunk(ranks)` gives *up to* `ranks` pieces: 5 rows over 4 ranks are 2, 2 and 1.
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A rank beyond the last piece gets `tensor[:0]`: no rows, right shape and dtype.
+# So the list of pieces may be shorter than `rank`. Which slice of a tensor has no rows, and still the right width and
+# dtype?
 # </details>
 
 
@@ -1182,8 +1193,9 @@ for network, speed in (("NVLink, within a node", 300e9), ("InfiniBand HDR, acros
 # of the last block travels while the block before it is still being computed, and FSDP fetches the next block's weights
 # ahead of time. With smaller batches per GPU, though, computing shrinks and traffic does not.
 #
-# **Two real processes.** So far we played all ranks ourselves. Now the machine starts two Python processes that know
-# nothing of each other but an address, and PyTorch's own DDP and FSDP2 do the work. First what is common to all ways:
+# **Two real processes.** So far we played all ranks ourselves. Now the machine starts two Python processes that share
+# nothing but a network address, and PyTorch's own DDP and FSDP2 do the work. (`gloo` in the script is the part of
+# PyTorch that sends tensors between CPUs.) First the training loop, which is the same in one process and in two:
 
 
 # %%
@@ -1233,8 +1245,8 @@ os._exit(0)  # at once: a thread of gloo's that lets go of a tensor while Python
 
 # %% [markdown]
 # Two lines make a model parallel. The rest of the script is the same loop as before, on a share of the batch. On a GPU
-# node one would type `torchrun --nproc-per-node 8 script.py`; torchrun starts the processes, tells each its `RANK`, and
-# starts them again when one falls. For two processes we can do that ourselves:
+# node one would type `torchrun --nproc-per-node 8 script.py`; torchrun starts the processes, tells each its `RANK`,
+# and starts them again when one fails. For two processes we can do that ourselves:
 
 
 # %%
@@ -1303,8 +1315,9 @@ assert sum(p.nbytes for p in held.values()) == rows["FSDP2, rank 1"]["parameters
 # **The idea.** Data comes in **shards** (the word of §9 for another thing): tar files of some hundred pictures that are
 # read from front to back. Chapter 03's `course data make` writes them, and beside them a **manifest**, the list of the
 # shards with how many samples each one has. Every epoch the shards are put in an order that depends on a seed alone.
-# Cut that order into $\ell$ **lanes**: lane $i$ takes every $\ell$-th shard, and gives the same number of samples to
-# every batch. Now share out the lanes: a contiguous block of them to each rank, and each rank's block to its workers.
+# Cut that order into **lanes**: with eight lanes, each takes every eighth shard, and all give the same number of
+# samples to every batch. Now share out the lanes: a contiguous block of them to each rank, and each rank's block to
+# its workers.
 #
 # A batch is then the same whoever reads it: 8 lanes on 1 rank, 2 or 8 give the same pictures in every batch. And since
 # the manifest says how many samples a shard has, the place of batch 11,000 in each lane is arithmetic: nothing has to
@@ -1317,11 +1330,12 @@ assert sum(p.nbytes for p in held.values()) == rows["FSDP2, rank 1"]["parameters
 #
 # <details><summary>Hint 1</summary>
 #
-# `torch.arange(lanes).view(ranks, -1)[rank]` is a rank's block.
+# Number the lanes, `torch.arange(lanes)`, and give the vector one row per rank: a row is a rank's block.
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `.tensor_split(workers)[worker].tolist()`
+# Of the methods that cut a tensor, `chunk` may return fewer pieces than asked for; `tensor_split` always returns as
+# many as asked, the longer ones first.
 # </details>
 
 
@@ -1385,8 +1399,8 @@ assert first_batches(2, count=1) == first_batches(0)[2:]
 #
 # **The question.** Each paper names a learning-rate schedule. What do they look like, and why these shapes?
 #
-# **The idea.** Slow at first, because AdamW's running means have seen nothing yet: at its very first step
-# $\hat m / \sqrt{\hat v} = g / |g|$, so that *every* weight moves by the full learning rate, however small its
+# **The idea.** The rate is small at first, because AdamW's running means have seen nothing yet: at its very first
+# step $\hat m / \sqrt{\hat v} = g / |g|$, so that *every* weight moves by the full learning rate, however small its
 # gradient, and in a batch's accidental direction:
 
 # %%
@@ -1487,10 +1501,11 @@ print(inspect.getsource(train_step))
 print(inspect.getsource(fit).split('"""')[-1])  # without its docstring
 
 # %% [markdown]
-# **Killing it.** Every so many steps everything that the run cannot compute again goes into a checkpoint: weights,
-# optimiser, the number of the step. No random state (each step seeds itself), no position in the data (it is the step's
-# number). It is written beside the last one under another name, with a checksum of every file, and renamed when it is
-# whole, so a kill in the midst of writing leaves the one before. Let us pull the plug after step 7, and start again.
+# **When it is killed.** How does a run survive a machine that is switched off? Every so many steps everything that
+# the run cannot compute again goes into a checkpoint: weights, optimiser, the number of the step. No random state
+# (each step seeds itself), no position in the data (it is the step's number). It is written beside the last one under
+# another name, with a checksum of every file, and renamed when it is whole, so a kill in the midst of writing leaves
+# the one before. In the next cells we stop a run after step 7, and start it again.
 
 
 # %%
@@ -1538,7 +1553,8 @@ assert bitwise and resumed.losses == never_cut.losses
 #
 # ## 13 The calculator
 #
-# **The question.** All of it together: model, GPUs, batch. Does it fit? What stops fitting first? How long, how much?
+# **The question.** Put all formulas together, for a given model, GPU and batch: does it fit, what stops fitting
+# first, how long does it take, and how much energy?
 
 
 # %% tags=["export"]
@@ -1695,9 +1711,9 @@ assert 0.009 < utilisations["Sapiens-2B"] < 0.010 and 0.036 < utilisations["Sapi
 #   PyTorch's own `fully_shard`, and takes a step: what does one rank hold, by kind? Then it starts two real processes
 #   of the same program at a small size, kills one with a signal that nothing can catch, starts them again, and compares
 #   the loss curve with an undisturbed one. (At `smoke` only the simulation runs, of the small size.)
-# - `script()` writes the file for `sbatch`, the door of Slurm, which hands out the machines of most clusters. In it
-#   stand the restart after a fall, and the address at which all processes meet. `submit()` would print and run the
-#   command.
+# - `script()` writes the file for `sbatch`. That command queues a job with Slurm, the program that hands out the
+#   machines of most clusters. It contains the restart after a failure, and the address at which all processes meet.
+#   `submit()` would print and run the command.
 #
 # A launch runs the course's code, not the functions that you wrote in this notebook.
 
@@ -1735,8 +1751,8 @@ print(job.script(out="runs/vit-2b"))
 #
 # - A block has $12D^2$ weights, and costs $24ND^2 + 4N^2D$ operations; attention's part is a sixth of the rest
 #   at $N = D$, and the larger one beyond $6D$. A training step is three forward passes, with checkpointing nearly four.
-# - A FLOP in a table has no unit until you have reproduced it. Counters differ by the factor of two of a multiply-add,
-#   and by everything that they do not know.
+# - FLOPs of two tables can only be compared when both counts are known. Counters differ by the factor of two of a
+#   multiply-add, and by the operations that they leave out.
 # - State is 16 bytes per parameter. Activations are 64 bytes per token and width in each block, 36 under autocast, 4
 #   with checkpointing: for pictures a thousand pixels wide *they* decide what fits.
 # - Multiply in 16 bits, add up and keep in 32.

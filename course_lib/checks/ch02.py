@@ -287,7 +287,8 @@ def linear_blend_skinning(answer):
     weights = weights / weights.sum(1, keepdim=True)
     transforms = bodies.rigid_transform(rotations_of(2, 4), torch.randn(2, 4, 3))
     unmoved = answer(vertices, weights, torch.eye(4).expand(2, 4, 4, 4))
-    expect_not_close(unmoved, 4 * vertices, "4 identity transforms made the body 4 times as large: weights?")
+    expect_not_close(unmoved, 4 * vertices, "4 identity transforms made the body 4 times as large: "
+                     "multiply each joint's movement with its weight, so that the sum is a mean")  # fmt: skip
     expect_close(unmoved, vertices, "identity transforms must leave the vertices alone; they")
     ones = torch.ones(2, 6, 1)
     moved = torch.einsum("bjrc,bvc->bvjr", transforms, torch.cat([vertices, ones], -1))[..., :3]  # (B, V, J, 3)
