@@ -92,9 +92,9 @@ places = (into_box(canonical) + 1) / 2  # a colour for every point of the body
 views = [task.batch["image"][0, 0], *task.batch["target_image"][0, -2:]]
 bodies = [pose_image(places, faces, task.batch[f"{name}face"][0], task.batch[f"{name}barycentric"][0])
           for name in ("", "target_")]  # fmt: skip
-painted = [bodies[0][0], *bodies[1][-2:]]
-titles = ["given", "asked for (true)", "asked for (true)", "its pose image", "the driving pose", "the driving pose"]
-plots.show_images(views + [torch.where(one > 0, one, 1.0) for one in painted], titles, columns=3, height=1.9)
+painted, more = [bodies[0][0], *bodies[1][-2:]], len(views) - 1
+titles = ["given", *["asked for (true)"] * more, "its pose image", *["the driving pose"] * more]
+plots.show_images(views + [torch.where(one > 0, one, 1.0) for one in painted], titles, columns=1 + more, height=1.9)
 plt.show()
 
 # %% [markdown]

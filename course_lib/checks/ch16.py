@@ -183,7 +183,7 @@ TRIANGLES = torch.tensor([[0, 1, 2], [0, 2, 3]])
 def square() -> Tensor:
     """A square of a metre that moves to the right and forward, its corners (3, 4, 3)."""
     corners = torch.tensor([[-0.5, -0.5, 0.0], [0.5, -0.5, 0.1], [0.5, 0.5, 0.0], [-0.5, 0.5, -0.1]])
-    return corners + torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.2], [0.6, 0.1, 0.4]])[:, None]
+    return corners + torch.tensor([[-0.2, 0.1, 0.1], [0.3, 0.0, 0.2], [0.6, 0.1, 0.4]])[:, None]
 
 
 CAMERAS = Camera.look_at(
