@@ -4,11 +4,15 @@ Pictures come as tensors or arrays: (H, W), (H, W, 3), or the course's (3, H, W)
 functions turn labels into colours (..., H, W, 3), white where there is nothing; `show_images` draws what it is given.
 """
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor
 
 Picture = Tensor | np.ndarray
@@ -108,6 +112,21 @@ def draw_keypoints(
         ax.plot(*points[[a, b]].T, style, color="#d1495b", lw=1.3)
     for shown, colour in ((visible, "#edae49"), (~visible, "none")):
         ax.scatter(*points[shown].T, s=size, c=colour, edgecolors="#222222", linewidths=0.7, zorder=3)
+
+
+def webp(frames: Tensor, fps: float = 12.5, zoom: int = 1, quality: int = 75) -> bytes:
+    """Frames (T, 3, H, W) in [0, 1] -> an animated WebP that repeats without end, each pixel `zoom` wide and high."""
+    pixels = (255 * to_array(frames).clip(0, 1)).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    pictures = [Image.fromarray(one.repeat(zoom, 0).repeat(zoom, 1)) for one in pixels]
+    file = io.BytesIO()
+    how = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
+    pictures[0].save(file, "WEBP", quality=quality, **how)
+    return file.getvalue()
+
+
+def embedded(data: bytes, alt: str) -> str:
+    """The HTML of an animated WebP that lies in the notebook itself; `alt`: what it shows."""
+    return f'<img alt="{html.escape(alt)}" src="data:image/webp;base64,{base64.b64encode(data).decode()}"/>'
 
 
 def smooth(values: Sequence[float], pieces: int = 40) -> np.ndarray:

@@ -32,7 +32,7 @@ from course_lib.data.meshes import skin
 from course_lib.data.person import SPLITS, Person, pose_people
 from course_lib.data.poses import Skeleton, sample_pose
 from course_lib.data.render import render_scene
-from course_lib.data.sequences import MOTIONS, sample_sequence
+from course_lib.data.sequences import FRAMES_PER_SECOND, MOTIONS, sample_sequence
 from course_lib.data.sets import when_free
 from course_lib.data.streams import GeneratedStream
 from course_lib.data.worlds import identity
@@ -56,13 +56,15 @@ class ScanError(ValueError):
 
 @dataclass(frozen=True)
 class Ring:
-    """What a folder's scans are: `poses` poses (or frames) of everybody, `views` cameras around each, `size` pixels."""
+    """What a folder's scans are: `poses` poses (or frames) of everybody, `views` cameras around each, `size` pixels;
+    of a motion's 25 frames a second every `every`-th."""
 
     split: str
     size: int
     poses: int
     views: int
     motion: str
+    every: int = 1
 
     def __post_init__(self):
         if self.split not in SPLITS or self.motion not in ("poses", *MOTIONS):
@@ -70,13 +72,14 @@ class Ring:
                 f"there are no scans of {self.split!r} in motion {self.motion!r}: a split is one of "
                 f"{', '.join(SPLITS)}, a motion one of poses, {', '.join(MOTIONS)}"
             )
-        if min(self.size, self.poses, self.views) < 1:
+        if min(self.size, self.poses, self.views, self.every) < 1:
             raise ScanError(f"{self.poses} poses in {self.views} views of {self.size} pixels: give 1 or more of each")
 
     @property
     def folder(self) -> Path:
         """Where they are kept."""
         words = [self.split, self.motion, self.size, f"p{self.poses}", f"v{self.views}", body_file().stem]
+        words += [f"e{self.every}"] * (self.every > 1)
         return data_dir() / "-".join(["scans", *map(str, words), f"r{VERSION}"])
 
     def path(self, number: int) -> Path:
@@ -111,7 +114,7 @@ def sample_poses(rng: np.random.Generator, ring: Ring, person: Person) -> np.nda
     skeleton = Skeleton.of(tuple(float(b) for b in person.betas))
     if ring.motion == "poses":
         return np.stack([sample_pose(rng, str(rng.choice(FAMILIES)), skeleton) for _ in range(ring.poses)])
-    return sample_sequence(rng, ring.motion, ring.poses, skeleton)[0]
+    return sample_sequence(rng, ring.motion, ring.poses, skeleton, FRAMES_PER_SECOND / ring.every)[0]
 
 
 def centred(person: Person) -> Person:
@@ -289,16 +292,18 @@ def scans(
     views: int = 12,
     motion: str = "poses",
     workers: int | None = None,
+    every: int = 1,
 ) -> Scans:
     """The first `count` people of a split as scans, rendered where they are not there yet.
 
-    poses: of each person, or frames of a motion (walking, waving, ...; 25 a second). views: cameras around each.
+    poses: of each person, or frames of a motion (walking, waving, ...): every `every`-th of 25 a second. views: cameras
+    around each.
     workers: processes that render, 2 unless said (none at smoke scale); another that renders them is waited for.
     ScanError, MakeError.
     """
     if count < 1:
         raise ScanError(f"scans of {count} people: give 1 or more")
-    ring, small = Ring(split, size, poses, views, motion), scale() == "smoke"
+    ring, small = Ring(split, size, poses, views, motion, every), scale() == "smoke"
     workers = (0 if small else 2) if workers is None else workers
     when_free(lambda: make_scans(ring, range(count), workers, progress=not small))
     return read_scans(ring, count)
