@@ -4,9 +4,18 @@ import torch
 from torch import Tensor
 
 from course_lib.chapters import humanram_animation as animation
-from course_lib.chapters.cameras import Camera
+from course_lib.chapters.cameras import (
+    Camera,
+    axis_angle_to_matrix,
+    intrinsics,
+    nearest_rotation,
+    skew,
+    solve_pnp,
+    weak_perspective_project,
+)
 from course_lib.chapters.humanram_reconstruction import ray_map
 from course_lib.chapters.rendering import rasterize
+from course_lib.chapters.sapiens_pose import crop_people
 from course_lib.checks import (
     check_for,
     expect,
@@ -308,3 +317,251 @@ def seen_the_first(generator, views, single):
 @wrong_answer("16.3", says="1 - single")
 def seen_exchanged(generator, views, single):
     return animation.draw_seen(generator, views, 1 - single)
+
+
+# ------------------------------------------------------------------------- 16.5 from orthographic to perspective
+_draw = torch.Generator().manual_seed(165)
+POINTS = torch.rand(2, 12, 3, generator=_draw) * torch.tensor([0.9, 1.7, 0.5]) - torch.tensor([0.45, 0.85, 0.25])
+SCALE = torch.tensor([180.0, 120.0])
+SHIFT = torch.tensor([[0.1, -0.05], [-0.2, 0.1]])
+MATRIX = intrinsics(torch.tensor([600.0, 480.0]), (512, 400))
+PIXELS = weak_perspective_project(POINTS, SCALE, SHIFT) + MATRIX[:, None, :2, 2]
+TRUE = [torch.stack(part) for part in zip(*map(solve_pnp, POINTS, PIXELS, MATRIX), strict=True)]
+
+
+@check_for("16.5")
+def orthographic_to_perspective(answer):
+    found = answer(POINTS, SCALE, SHIFT, MATRIX)
+    expect_type(found, Camera, "the cameras")
+    expect_shape(found.R, (2, 3, 3), "the rotations of two cameras")
+    expect_close(found.K, MATRIX, "K: it is given, and stays")
+    off = (found.project(POINTS) - PIXELS).norm(dim=-1).median()
+    aside = (found.project(POINTS) - PIXELS + MATRIX[:, None, :2, 2]).norm(dim=-1).median()
+    expect(
+        aside > 15,
+        "the cameras see the joints beside the picture's middle by the principal point: weak_perspective_project "
+        "measures from it, solve_pnp wants pixels, so add K[:, :2, 2]",
+    )
+    expect(
+        not torch.allclose(found.R, torch.eye(3).expand(2, 3, 3), atol=1e-4),
+        "no camera is turned: depth f / s alone is not PnP. Let solve_pnp find R and t, person by person",
+    )
+    expect(off < 15, f"the cameras see the joints {off:.0f} pixels from where the orthographic ones see them")
+    expect_close(found.R, TRUE[0], "R, as solve_pnp finds it", atol=1e-3)
+    expect_close(found.t, TRUE[1], "t, as solve_pnp finds it", atol=1e-3)
+
+
+def _solved(points: Tensor, pixels: Tensor, K: Tensor) -> Camera:
+    return Camera(K, *(torch.stack(part) for part in zip(*map(solve_pnp, points, pixels, K), strict=True)))
+
+
+@wrong_answer("16.5", says="principal point")
+def without_principal_point(points, scale, translation, K):
+    return _solved(points, weak_perspective_project(points, scale, translation), K)
+
+
+@wrong_answer("16.5", says="is not PnP")
+def depth_alone(points, scale, translation, K):
+    place = torch.cat([translation, (K[:, 0, 0] / scale)[:, None]], 1)
+    return Camera(K, torch.eye(3).expand(len(points), 3, 3), place)
+
+
+# ------------------------------------------------------------------------- 16.6 the crop's camera
+WEAK = torch.tensor([[0.9, 0.1, -0.2], [0.7, -0.3, 0.05]])
+
+
+def _crop_truth(weak: Tensor, K: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    scale = size / 2 * weak[:, 0]
+    return scale, weak[:, 1:] + (size / 2 - K[:, :2, 2]) / scale[:, None]
+
+
+@check_for("16.6")
+def crop_camera(answer):
+    found = answer(WEAK, MATRIX, 128)
+    expect(isinstance(found, tuple) and len(found) == 2, "return two tensors: scale (B,) and translation (B, 2)")
+    scale, translation = found
+    expect_shape(scale, (2,), "the scale")
+    expect_shape(translation, (2, 2), "the translation")
+    expect_not_close(scale, 128 * WEAK[:, 0], "The scale is twice too large: from -1 to 1 is 2, so a unit is size / 2")
+    true_scale, true_translation = _crop_truth(WEAK, MATRIX, 128)
+    expect_close(scale, true_scale, "the scale, pixels a metre")
+    expect_not_close(
+        translation, WEAK[:, 1:], "The translation came back: the crop's middle is not the principal point, (16.13)"
+    )
+    pixels = 64 - MATRIX[:, :2, 2]
+    expect_not_close(
+        translation, WEAK[:, 1:] + pixels, "Pixels were added to metres: divide them by the scale, (16.13)", atol=1e-3
+    )
+    expect_not_close(
+        translation, WEAK[:, 1:] - pixels / true_scale[:, None], "The difference has the wrong sign: h/2 - c, (16.13)"
+    )
+    expect_close(translation, true_translation, "the translation, metres")
+
+
+@wrong_answer("16.6", says="principal point")
+def translation_kept(weak, K, size):
+    return size / 2 * weak[:, 0], weak[:, 1:]
+
+
+@wrong_answer("16.6", says="divide them by the scale")
+def pixels_to_metres(weak, K, size):
+    return size / 2 * weak[:, 0], weak[:, 1:] + size / 2 - K[:, :2, 2]
+
+
+@wrong_answer("16.6", says="twice too large")
+def whole_side(weak, K, size):
+    scale = size * weak[:, 0]
+    return scale, weak[:, 1:] + (size / 2 - K[:, :2, 2]) / scale[:, None]
+
+
+# ------------------------------------------------------------------------- 16.7 the rotations of the bones
+PARENTS = torch.tensor([-1, 0, 1, 2])
+REST = torch.rand(2, 40, 3, generator=_draw) - 0.5
+WEIGHTS = torch.zeros(40, 4)
+WEIGHTS[:16, 0], WEIGHTS[16:30, 1], WEIGHTS[30:, 2] = 1.0, 1.0, 1.0  # the last bone has no skin
+TURNS = axis_angle_to_matrix(2 * torch.rand(2, 4, 3, generator=_draw) - 1)
+SKIN = torch.einsum("vj,bjcd,bvd->bvc", WEIGHTS, TURNS, REST) + WEIGHTS @ torch.rand(2, 4, 3, generator=_draw)
+
+
+def _bones(rest, posed, weights, parents, pull, centred=True, weighted=True, other=False, pulled=True):
+    found = []
+    for joint, parent in enumerate(parents.tolist()):
+        w = weights[:, joint, None]
+        w = w if weighted else torch.ones_like(w)
+        total = w.sum().clamp(min=1e-6)
+        x, y = ((p - (w * p).sum(1, keepdim=True) / total) if centred else p for p in (rest, posed))
+        matrix = (w * x).mT @ y if other else (w * y).mT @ x
+        found.append(nearest_rotation(matrix + pull * found[parent] if pulled and parent >= 0 else matrix))
+    return torch.stack(found, 1)
+
+
+@check_for("16.7")
+def rotations_of_bones(answer):
+    given = (REST, SKIN, WEIGHTS, PARENTS)
+    found = answer(*given, 1e-6)
+    expect_shape(found, (2, 4, 3, 3), "the rotations of four bones of two people")
+    whole, first = TURNS[:, :3], found[:, :3]
+    expect_not_close(first, whole.mT, "The rotations are the inverse ones: y, the posed skin, comes first", atol=1e-3)
+    expect_not_close(
+        found,
+        _bones(*given, 1e-6, weighted=False),
+        "All bones turn alike: only a bone's own skin counts for it, by weights[:, joint]",
+        atol=1e-3,
+    )
+    expect_close(first, whole, "the rotations of bones that are rigid", atol=1e-3)
+    expect_close(
+        found[:, 3],
+        found[:, 2],
+        "the rotation of a bone without skin: nothing but the pull is left, and that leads to its parent's",
+        atol=1e-3,
+    )
+    strong = answer(*given, 0.5)
+    expect_close(strong, _bones(*given, 0.5), "the rotations with a pull of 0.5", atol=1e-3)
+
+
+@wrong_answer("16.7", says="inverse")
+def bones_backward(rest, posed, weights, parents, pull=1e-3):
+    return _bones(rest, posed, weights, parents, pull, other=True)
+
+
+@wrong_answer("16.7", says="without skin")
+def bones_alone(rest, posed, weights, parents, pull=1e-3):
+    return _bones(rest, posed, weights, parents, pull, pulled=False)
+
+
+@wrong_answer("16.7", says="bone's own skin")
+def bones_alike(rest, posed, weights, parents, pull=1e-3):
+    return _bones(rest, posed, weights, parents, pull, weighted=False)
+
+
+# ------------------------------------------------------------------------- 16.8 when a joint turns
+PLACES, CARRIED = REST[0, :5], torch.rand(40, 5, generator=_draw)
+
+
+@check_for("16.8")
+def columns_of_turns(answer):
+    found = answer(SKIN[0], PLACES, CARRIED)
+    expect_shape(found, (120, 15), "the matrix of 40 vertices and 5 joints")
+    blocks = CARRIED[..., None, None] * skew(SKIN[0][:, None] - PLACES)
+    true = -blocks.permute(0, 2, 1, 3).reshape(120, 15)
+    expect_not_close(found, -true, "Everything moves backward: ω x a = -[a]x ω, so the sign is minus")
+    expect_not_close(
+        found,
+        -blocks.reshape(120, 15),
+        "The rows mix vertices and joints: bring the dimensions into the order V, 3, J, 3 before the reshape",
+    )
+    about = (-CARRIED[..., None, None] * skew(SKIN[0][:, None].expand(-1, 5, -1))).permute(0, 2, 1, 3).reshape(120, 15)
+    expect_not_close(found, about, "Joints turn the skin about the origin: about their own place, v - p")
+    expect_close(found, true, "how the vertices move")
+
+
+@wrong_answer("16.8", says="backward")
+def turned_backward(posed, joints, carried):
+    blocks = carried[..., None, None] * skew(posed[:, None] - joints)
+    return blocks.permute(0, 2, 1, 3).reshape(3 * len(posed), 3 * len(joints))
+
+
+@wrong_answer("16.8", says="before the reshape")
+def reshaped_only(posed, joints, carried):
+    return (-carried[..., None, None] * skew(posed[:, None] - joints)).reshape(3 * len(posed), 3 * len(joints))
+
+
+@wrong_answer("16.8", says="own place")
+def about_origin(posed, joints, carried):
+    blocks = -carried[..., None, None] * skew(posed[:, None].expand(-1, len(joints), -1))
+    return blocks.permute(0, 2, 1, 3).reshape(3 * len(posed), 3 * len(joints))
+
+
+# ------------------------------------------------------------------------- 16.9 centred, on white
+PICTURE = 0.6 * torch.rand(3, 60, 80, generator=_draw)
+ALPHA = torch.zeros(60, 80)
+ALPHA[4:58, 10:30] = 1.0  # touches the picture's edge once there is room around it
+EYE = Camera(intrinsics(torch.tensor([70.0]), (60, 80)), torch.eye(3)[None], torch.tensor([[0.0, 0.0, 3.0]]))
+
+
+def _centred(image, alpha, camera, size, fill=0.82, over=True, moved=True, room=True):
+    rows, columns = (alpha > 0.5).nonzero(as_tuple=True)
+    box = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])[None].float()
+    rgba = torch.cat([image, alpha[None]])[None]
+    crop, matrix = crop_people(rgba, box, (size, size), 1 / fill if room else 1.0)
+    side = size * matrix[:, 0, 0]
+    square = torch.cat([matrix[:, :, 2], side[:, None], side[:, None]], 1)
+    share = crop[0, 3:]
+    white = crop[0, :3] * share + (1 - share if over else 0)
+    return white, camera.cropped(square, (size, size)) if moved else camera
+
+
+@check_for("16.9")
+def centred(answer):
+    found = answer(PICTURE, ALPHA, EYE, 32)
+    expect(isinstance(found, tuple) and len(found) == 2, "return the picture and its camera")
+    picture, camera = found
+    expect_shape(picture, (3, 32, 32), "the picture")
+    true, eye = _centred(PICTURE, ALPHA, EYE, 32)
+    expect(picture[:, 0, 0].min() > 0.5, "the corner is not white: picture * alpha + (1 - alpha), after the crop")
+    tight = _centred(PICTURE, ALPHA, EYE, 32, room=False)[0]
+    expect_not_close(picture, tight, "The person reaches the edges: crop_people's padding is 1 / fill", atol=1e-3)
+    expect_close(picture, true, "the picture", atol=1e-3)
+    expect_type(camera, Camera, "the camera")
+    expect_not_close(
+        camera.K,
+        EYE.K,
+        "The camera is the whole picture's: its rays don't fit the crop. use Camera.cropped",
+    )
+    expect_close(camera.K, eye.K, "the camera's K", atol=1e-2)
+    expect_close(camera.t, EYE.t, "the camera's t: it stands where it stood")
+
+
+@wrong_answer("16.9", says="not white")
+def centred_on_black(image, alpha, camera, size, fill=0.82):
+    return _centred(image, alpha, camera, size, fill, over=False)
+
+
+@wrong_answer("16.9", says="whole picture's")
+def camera_kept(image, alpha, camera, size, fill=0.82):
+    return _centred(image, alpha, camera, size, fill, moved=False)
+
+
+@wrong_answer("16.9", says="padding is")
+def no_room(image, alpha, camera, size, fill=0.82):
+    return _centred(image, alpha, camera, size, fill, room=False)
