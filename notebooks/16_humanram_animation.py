@@ -34,8 +34,8 @@
 # **Sources.** As in chapter 15: the supplement, LVSM's published code, summaries of the main paper; choices of ours are
 # named as such.
 #
-# **Letters.** Those of chapter 15. B batch · S input views · M target views · T frames · J joints · V vertices · F faces · K shape
-# coefficients; in sections 6 to 9 also the matrix $K$ of a camera · H W a picture.
+# **Letters.** Those of chapter 15: B batch · S input views · M target views · H W a picture. New: T frames · J joints ·
+# V vertices · F faces · K shape coefficients; in sections 6 to 9 also the matrix $K$ of a camera.
 
 # %%
 # %matplotlib inline

@@ -854,7 +854,7 @@ if len(heights) > 20:
     _, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
     bins = np.linspace(0, 1.1, 34)
     ax.hist(
-        [heights[right], heights[~right]], bins, stacked=True, label=["found", "missed"], color=["#66a182", "#d1495b"]
+        [heights[right], heights[~right]], bins, stacked=True, label=["found", "missed"], color=["#1b6ca8", "#edae49"]
     )
     ax.set(xlabel="height of the summit", ylabel="joints")
     ax.legend(frameon=False)
@@ -1838,7 +1838,7 @@ drawn = [name for name in numbers if name != "noise"]
 for i, name in enumerate(drawn):
     ax.bar(np.arange(17) + 0.2 * (i - (len(drawn) - 1) / 2), numbers[name], 0.2, label=name)
 ax.set_xticks(range(17), names, rotation=60, ha="right", fontsize=8)
-ax.set(ylabel="joints that the map answers to")
+ax.set(ylabel="joints answered")
 ax.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 plt.show()
 
