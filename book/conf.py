@@ -27,6 +27,8 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
+html_js_files = ["widgets-math.js"]
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_theme_options = {
     "use_download_button": False,
