@@ -7,7 +7,7 @@ from course_lib.book import docstrings, links
 project = "Human-centric vision from scratch"
 copyright = "text and figures CC BY 4.0, code Apache-2.0"
 author = "the course"
-extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"  # the outputs are those that the chapters store
@@ -27,6 +27,8 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
+html_js_files = ["widgets-math.js"]
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_theme_options = {
     "use_download_button": False,

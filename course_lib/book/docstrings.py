@@ -16,8 +16,9 @@ def escape(text: str) -> str:
 def paragraph(lines: list[str]) -> list[str]:
     """One paragraph: running text, or line by line where it is laid out by hand."""
     laid_out = any(line[:1] in (" ", "-", ">") or re.match(r"\w+:\s|\d+\. ", line) for line in lines[1:] or lines[:1])
-    prefix = "| " if laid_out else ""
-    return [*(f"{prefix}{escape(line)}" for line in lines), ""]
+    if laid_out:
+        return [*(f"| {escape(line)}" for line in lines), ""]
+    return [*escape("\n".join(lines)).splitlines(), ""]  # code in backticks may go over a line's end
 
 
 def to_lines(text: str) -> list[str]:

@@ -115,8 +115,9 @@ def write_reference(folder: Path) -> None:
     """A page for each module, and one that lists them."""
     names = module_names()
     for name in names:
-        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n   :show-inheritance:\n"
-        write_atomic(folder / f"{name}.rst", text)
+        lines = [name, "=" * len(name), "", f".. automodule:: {name}"]
+        options = ["   :members:", "   :ignore-module-all:", "   :show-inheritance:", ""]
+        write_atomic(folder / f"{name}.rst", "\n".join([*lines, *options]))
     text = "# Reference\n\nThe course's library, from its own docstrings.\n\n"
     write_atomic(folder / "index.md", text + lists.toctree(names, ":maxdepth: 1"))
 
