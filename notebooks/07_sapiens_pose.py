@@ -567,8 +567,8 @@ def load_pretrained(encoder: VisionTransformer, state: dict[str, Tensor], old_gr
 # **The head.** Patches of 16 pixels are too coarse for an elbow. Two **deconvolutions** (transposed convolutions,
 # kernel 4, stride 2) double the feature map twice, from 64 × 48 to 256 × 192; two 1 × 1 convolutions and a last one
 # make K maps of it. Between them InstanceNorm without parameters, which sets each channel of each picture to mean 0 and
-# variance 1, and SiLU, $x \cdot \operatorname{sigmoid}(x)$. "Lightweight decoders", says the paper; the numbers are
-# from the authors' code. Chapter 08 uses the same head with one or two deconvolutions more.
+# variance 1, and chapter 06's SiLU. "Lightweight decoders", says the paper; the numbers are from the authors' code.
+# Chapter 08 uses the same head with one or two deconvolutions more.
 
 # %% tags=["export"]
 class DeconvHead(nn.Module):

@@ -476,10 +476,11 @@ plots.show_images(views, [*gallery, *[""] * len(gallery)], columns=len(gallery),
 # have?
 #
 # **The idea.** (A.1.) What the renderer hits is where some ray happens to meet some strand. From one pixel to the next
-# it is another strand, or another side of it: the picture doesn't tell which, so for a network it is noise. What
-# people mean by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes
-# find the surface around them, a *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point.
-# The strands keep their outline, their depth and their alpha; only the normals come from the proxy.
+# it is another strand, or another side of it: the picture doesn't tell which, so for a network it is noise. What people
+# mean by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes (an
+# algorithm that lays a mesh through a grid of numbers, where they cross a given level) find the surface around them, a
+# *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point. The strands keep their outline,
+# their depth and their alpha; only the normals come from the proxy.
 #
 # ### Exercise 09.4 — voxelise  ●●○ (12 min)
 #

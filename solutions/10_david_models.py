@@ -31,7 +31,7 @@
 # | **You should know** | chapter 04 (transformer), 08 (normals, relative depth), 09 (the data) |
 # | **Reading** | 70 minutes |
 # | **Exercises** | ten, about 105 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 3 more for rendering, once; 3 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores (25 in fp32, as stored), 3 more for rendering, once; 3 GB |
 # | **From the paper** | DAViD §3.2–3.3, §4, §6, B; Tables 1–5; Figures 2, 5, 9, 12–15 |
 #
 # **Letters.** B batch · N tokens · D width · H W image · F channels of the decoder · M human pixels of a picture ·
@@ -502,9 +502,9 @@ CONFIGS = {
 }  # fmt: skip
 
 # %% [markdown]
-# Does our network have as many weights as theirs? The released files (ONNX, 4 bytes a weight) are 428.42 MiB (Base) and
-# 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by 2.53 MiB, and that is, to the printed
-# digits, two more heads. The model cards also count multiplications at 512 × 512.
+# Does our network have as many weights as theirs? The released files (in ONNX, a format for exported networks; 4 bytes
+# a weight) are 428.42 MiB (Base) and 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by
+# 2.53 MiB, and that is, to the printed digits, two more heads. The model cards also count multiplications at 512 × 512.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -987,7 +987,7 @@ def scale_shift_invariant_loss(prediction: Tensor, target: Tensor, gradient: flo
 # %% [markdown]
 # What is forgiven? Everything of the form $a\hat d + b$, *and $a$ may be negative*. A network that takes near for far
 # has the same loss as one that doesn't: the sign of the depth is left to chance. (The authors' released models are
-# multiplied by −1 for display.) Who needs to know which way is near has to look once, at a picture whose answer is
+# multiplied by −1 for display.) Whoever needs to know which way is near has to look once, at a picture whose answer is
 # known.
 #
 # And must the gradient flow through $s$ and $t$? For the MSE it makes no difference at all: $s$ and $t$ are where
@@ -1543,10 +1543,10 @@ for name, row in rows.items():
 # **The question.** Table 5 has a strange row: blur DAViD's normals, and they become *better*, by all metrics. Are the
 # details wrong?
 #
-# **The idea** (B.1). The truth is too smooth: photogrammetry loses wrinkles and hair. Against such a truth a right
-# wrinkle is an error. We can do what the authors couldn't, for we have the sharp truth: blur *it*, take both as
-# targets, and measure answers of all degrees of blur against both. As answers: our model's, and a model that nobody can
-# beat, the sharp truth itself.
+# **The idea** (B.1). The truth is too smooth: photogrammetry (shape computed from many photographs) loses wrinkles and
+# hair. Against such a truth a right wrinkle is an error. We can do what the authors couldn't, for we have the sharp
+# truth: blur *it*, take both as targets, and measure answers of all degrees of blur against both. As answers: our
+# model's, and a model that nobody can beat, the sharp truth itself.
 
 
 # %%
@@ -1949,8 +1949,8 @@ interactive(drag, azimuth=(-90, 90, 15), elevation=(-60, 90, 15))
 # ### A picture that one can turn
 #
 # Fig. 14: a relative depth, "unnormalized using a reasonable guess of a range", is a point cloud. The guesses: the
-# nearest human pixel is so many metres away, the farthest so many, and the lens sees so many degrees. (That the sign of
-# the depth is right has to be known, too: section 2.)
+# nearest human pixel is so many metres away, the farthest so many, and the lens sees so many degrees. (One has to know
+# the sign of the depth, too: section 2.)
 #
 # ### Exercise 10.10 — 2.5 dimensions  ●●○ (10 min)
 #
