@@ -326,7 +326,8 @@ plots.show_images([shares], height=1.8, vmin=0, vmax=0.4)
 # \tag{09.4}$$
 #
 # This assumes that the strands of a pixel lie at random, independent of each other: two that cover half of it each
-# leave a quarter free. The mask of such a pixel is $1 - T_{F+1}$: *soft*.
+# leave a quarter free. The mask of such a pixel is $1 - T_{F+1}$: *soft*. (From section 5 on, and in chapter 10,
+# "alpha" is this mask, what all layers cover together, and no longer the coverage of a single one.)
 
 # %%
 a, c = sympy.symbols("a1:4"), sympy.symbols("c1:4")
@@ -1114,6 +1115,8 @@ row(blurred, (0.0, 0.0025, 0.005, 0.01, 0.02), "σ = {} of the side")
 
 
 # %% [markdown]
+# *From left to right: a σ of 0, ¼, ½, 1 and 2 percent of the picture's shorter side.*
+#
 # ### Exercise 09.8 — brightness and contrast  ●○○ (5 min)
 #
 # The brightness is an offset, the contrast the paper's one formula here (App. B.6):

@@ -764,8 +764,8 @@ print({name: round(value, 2) for name, value in lowest.items()})
 assert lowest["Dice"] < 0.02 and abs(lowest["equation 3"] - 0.4) < 0.03
 
 # %% [markdown]
-# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4. Dice would rather
-# have 0; in the sum it doesn't get its way.*
+# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4. Dice would rather have 0; in the sum it doesn't get its
+# way. (The sum is the uppermost curve; Dice is the nearly flat one, and L1 and Laplacian nearly coincide.)*
 #
 # ### Normals
 #
@@ -829,7 +829,8 @@ plots.curve({"length of the raw answer": lengths, "angle / 90°": angles}, ylabe
 # t = \frac{a_{00} b_1 - a_{01} b_0}{a_{00}a_{11} - a_{01}^2}. \tag{10.5}$$
 #
 # The determinant is $a_{11}^2\operatorname{var}(p)$, zero for an answer without variation and for an empty mask. And
-# $s = \operatorname{cov}(p,d)/\operatorname{var}(p)$, $t = \bar d - s\bar p$: chapter 08's equation 08.4.
+# $s = \operatorname{cov}(p,d)/\operatorname{var}(p)$, $t = \bar d - s\bar p$: chapter 08's equation 08.4, which calls
+# them $a$ and $b$.
 
 # %%
 p, d, m = (sympy.symbols(f"{name}1:5", real=True) for name in "pdm")
@@ -873,7 +874,8 @@ for offset in (0.0, 10.0, 100.0, 1000.0):
 #
 # ### Exercise 10.5 — the closed form  ●●○ (18 min)
 #
-# The $s$ and $t$ of each picture of a batch, by covariance and variance instead of the determinant.
+# The $s$ and $t$ of each picture of a batch, by covariance and variance instead of the determinant. Exercise 08.6 did
+# this to evaluate; here it stands in a loss, so an empty mask is no error, and the gradient has to come through whole.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -1578,7 +1580,8 @@ perfect = [values for name, values in curves.items() if name.startswith("perfect
 assert perfect[0][0] < perfect[0][1] and perfect[1][0] > perfect[1][SIGMAS.index(COARSE)]
 
 # %% [markdown]
-# *The perfect answer against blurred truth isn't at 0: that is the ceiling. Blurring helps it there (by 2 pixels it
+# *Above: our model against sharp truth, and a little lower against blurred truth. Below: the two curves of the perfect
+# answer, which cross. Against blurred truth it isn't at 0: that is the ceiling. Blurring helps it there (by 2 pixels it
 # becomes that truth itself), and hurts it against the sharp truth.* So an evaluation on smooth scans rewards
 # smoothness. Where our model's curves have their lowest points says how many of its details are right: a model that is
 # as soft as ours after some minutes has none to lose, and its curves are flat.
