@@ -36,7 +36,8 @@
 # | **From the paper** | Sapiens §3.3, §4.1, §4.2, Figures 4 and 6, Table 3 |
 #
 # **Letters.** B batch · N tokens · D width · L blocks · H W what goes in, a picture or a crop · h w what comes out, a
-# crop, features or a heatmap · K keypoints.
+# crop, features or a heatmap · K keypoints. σ is the width of a heatmap's bell (section 2); with an index, $\sigma_k$,
+# the spread of annotators (section 7).
 
 # %%
 # %matplotlib inline
@@ -147,8 +148,8 @@ draw_pose(plt.gcf().axes[3], in_crop[0], known)
 # ### Exercise 07.1 — the crop  ●●○ (12 min)
 #
 # Write equation 07.1 as a matrix (2, 3) for each box: its first two columns are $s R_\theta$, its last one is where the
-# crop's corner $u = 0$ comes from. `padding` takes the place of 1.25; it and `angle` are one number for all boxes, or B
-# of them.
+# crop's corner $u = 0$ comes from. `padding` takes the place of 1.25. Both it and `angle` are either one number for all
+# boxes, or B numbers, one for each.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -255,8 +256,8 @@ assert torch.allclose(back, points.nan_to_num(), atol=1e-3)  # to the crop and b
 
 # %% [markdown]
 # *The same box as four crops. Outside the picture there is black. The frame turns clockwise, so the person in it turns
-# the other way.* Equation 07.1 has a promise in it that one should check: the centre stays the centre, turning changes
-# no length, and all of the box is inside.
+# the other way.* Equation 07.1 promises three things that one should check: the centre stays the centre, turning
+# changes no length, and all of the box is inside.
 
 # %%
 middle = move(torch.tensor([[[48.0, 64.0]]]).expand(3, -1, -1), matrices)[:, 0]
@@ -272,7 +273,7 @@ assert (corners > 0).all() and (corners < torch.tensor([96.0, 128.0])).all()
 
 
 # %% [markdown]
-# One of its sides takes up 0.8 of the crop, from 0.1 to 0.9: $1 / 1.25$.
+# The side that decides the scale takes up 0.8 of the crop, from 0.1 to 0.9: $1 / 1.25$.
 #
 # ## 2 A point as a picture
 #
@@ -475,9 +476,9 @@ assert errors["exact, DARK"].mean() < 0.01 < 0.5 < errors["rounded, DARK"].mean(
 
 
 # %% [markdown]
-# (The first three agree exactly: all of them end at a cell's centre.) Both halves are needed: whoever rounds on the way
-# in can decode as cleverly as he likes. Are 0.77 pixels much? The person in such a crop is about 100 pixels tall, and
-# two annotators differ by about one pixel at her eye (section 7).
+# (The first three agree exactly: all of them end at a cell's centre.) Both halves are needed: what was rounded off on
+# the way in, no decoder brings back. Are 0.77 pixels much? The person in such a crop is about 100 pixels tall, and two
+# annotators differ by about one pixel at her eye (section 7).
 #
 # ## 3 The network
 #
@@ -566,8 +567,8 @@ def load_pretrained(encoder: VisionTransformer, state: dict[str, Tensor], old_gr
 # **The head.** Patches of 16 pixels are too coarse for an elbow. Two **deconvolutions** (transposed convolutions,
 # kernel 4, stride 2) double the feature map twice, from 64 × 48 to 256 × 192; two 1 × 1 convolutions and a last one
 # make K maps of it. Between them InstanceNorm without parameters, which sets each channel of each picture to mean 0 and
-# variance 1, and SiLU, $x \cdot \operatorname{sigmoid}(x)$. "Lightweight decoders", says the paper; the numbers are
-# from the authors' code. Chapter 08 uses the same head with one or two deconvolutions more.
+# variance 1, and chapter 06's SiLU. "Lightweight decoders", says the paper; the numbers are from the authors' code.
+# Chapter 08 uses the same head with one or two deconvolutions more.
 
 # %% tags=["export"]
 class DeconvHead(nn.Module):
@@ -745,8 +746,8 @@ for place, (ax, at) in enumerate(zip(plt.gcf().axes, matrices, strict=True)):
 #
 # A mirrored picture of a left hand shows a right hand. Whoever flips a picture must exchange the names, and for 308
 # points that is a table of its own. Most of it is in the names: `left_…` becomes `right_…`. The rest are points that
-# are *counted* from one side to the other, such as the lips', or go round like a clock, such as an iris's: at three
-# o'clock in the mirror is who was at nine.
+# are *counted* from one side to the other, such as the lips', or go round like a clock, such as an iris's: the point at
+# three o'clock in the mirror is the one that was at nine.
 
 # %% tags=["export"]
 SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
@@ -779,7 +780,7 @@ def mirrored_name(name: str) -> str:
 MIRROR = {count: [names.index(mirrored_name(name)) for name in names] for count, names in NAMES.items()}
 
 # %% [markdown]
-# Is that right? A body knows: mirror its template, and each point must lie where its partner was.
+# Is that right? The body model can tell: mirror its template, and each point must lie where its partner was.
 
 # %%
 from course_lib.data.keypoints import available, keypoints
@@ -911,6 +912,9 @@ assert len(pairs) == 114 and same == 53 and len(set(COMMON.values())) == 114
 # %% [markdown]
 # ## 5 What it learns from
 #
+# **The question.** What counts as an error, which pictures are shown, and how much may each layer change what it
+# learned in pretraining?
+#
 # **The loss.** The mean squared error between the heatmaps (§3.3), where a keypoint that nobody annotated does not
 # count:
 #
@@ -921,6 +925,8 @@ assert len(pairs) == 114 and same == 53 and len(set(COMMON.values())) == 114
 # gives zero, and zero gradient: no division by the number of visible points, so no 0/0.
 #
 # ### Exercise 07.6 — the loss  ●○○ (5 min)
+#
+# Equation 07.5 for a batch; `weight` holds the $v_{bk}$.
 #
 # <details><summary>Hint</summary>
 #
@@ -1216,9 +1222,9 @@ assert sizes["encoder.blocks.0.mlp.fc1.weight"] < 1e-6 < sizes["head.last.weight
 
 
 # %% [markdown]
-# Adam divides a gradient by its own size *plus* $\varepsilon$, so that size does not matter; with the usual
-# $\varepsilon = 10^{-8}$ it would here. Our recipe takes $10^{-12}$. (The authors' configuration keeps the usual one,
-# and has 400,000 steps to get over it.)
+# Adam divides a gradient by its own size *plus* $\varepsilon$, and as long as $\varepsilon$ is much smaller, the size
+# does not matter. Beside gradients as tiny as these the usual $\varepsilon = 10^{-8}$ would count, so our recipe takes
+# $10^{-12}$. (The authors' configuration keeps the usual one, and has 400,000 steps to get over it.)
 #
 # Is the schedule a straight line down to zero, as the paper says (§4.1), or constant with two steps at epochs 170 and
 # 200 of 210, as the released code has it? They contradict each other. We take the paper's word; `schedule="steps"` is
@@ -1344,6 +1350,8 @@ assert math.isclose(lines["steps"][-1], 5e-6) and lines["linear"][-1] < 5e-6
 # *The two schedules of Sapiens' pose run: what the paper says, and what its code does.*
 #
 # ## 6 The run
+#
+# **The question.** How far does a small network come in some minutes, and how much of it could be said without looking?
 #
 # People of the world `wild`: rooms and streets, one to four people, some of them in contact, many cut off by the
 # border. Held-out people are the world's test split, which shares nobody with the training split. Rendered once, with
@@ -1604,8 +1612,8 @@ plots.curve({"AP": [100 * value for value in precision.values()]}, x=list(precis
 
 # %% [markdown]
 # *AP against the error of the boxes.* How much is forgiven depends on the training: the shipped network saw crops 0.8
-# to 1.2 times as large, and shifted ones, so sides that are off by a tenth cost it nothing. (That they gain a little
-# says how far one can trust the last point of an AP over 278 people.)
+# to 1.2 times as large, and shifted ones, so sides that are off by a tenth cost it nothing. (The AP even rises a little
+# there. So with 278 people a difference of one point should not be trusted.)
 #
 # Now found boxes. Two more rules are needed. Whoever is too small to be counted, or has no annotated point, is neither
 # a hit nor a miss if the detector finds them. And two boxes on one person give two poses, nearly the same: **OKS-NMS**
@@ -1666,14 +1674,14 @@ for name, value in boxes_from.items():
 
 
 # %% [markdown]
-# Our detector's boxes cost about one point. In fuller pictures they can cost much more than their sides are off: who is
-# not found is lost, and a pose in a wrong box is a false one. It is why "true boxes" must stand beside a number
-# whenever they were used.
+# Our detector's boxes cost about one point. In pictures with more people found boxes can cost far more than sides that
+# are moved: who is not found is lost, and a pose in a wrong box is a false one. That is why "true boxes" must stand
+# beside a number whenever they were used.
 
 # %% [markdown]
 # ## 9 The whole body
 #
-# **The question.** One encoder, three skeletons. Is it three networks?
+# **The question.** One encoder, three skeletons. Does that take three networks?
 #
 # The paper trains one for each, from the same pretrained encoder. Their shapes differ in the last 1 × 1 convolution
 # only, and that saves us hours: ours for `K = 133` and `K = 308` begin with the network for 17, which knows where the
@@ -1733,11 +1741,11 @@ show_parts()
 
 # %% [markdown]
 # Each on its own annotations: the 114 of a WholeBody person and of a Sapiens person lie up to 2.5 mm apart (section 4),
-# which at OKS is nearly nothing for a body and not nothing for a lip, whose $\sigma$ is 0.008. In the stored run the
-# two had 150 steps each: bodies are still there, from the network for 17; feet and faces have begun; fingers have not.
+# which OKS hardly notices at a shoulder, and does notice at a lip, whose $\sigma_k$ is 0.008. In the stored run the two
+# had 150 steps each: bodies are still there, from the network for 17; feet and faces have begun; fingers have not.
 # Faces and hands are the hard ones for us. In a crop of 128 × 96 a standing person's hand is ten pixels long and a
-# finger one wide. Sapiens has eight times as many in each direction. That is what "1K resolution" means. `course ship
-# 07.133` and `07.308` go on.
+# finger one wide. Sapiens has eight times as many in each direction. That is what "1K resolution" means.
+# `course ship 07.133` and `07.308` go on.
 
 # %%
 own, people = 70 + here[308][70:].nonzero()[:, 0], sets[308]  # 236 of the face's 238
@@ -1756,6 +1764,8 @@ for ax, at in zip(plt.gcf().axes, both, strict=False):
 # *The face points of the largest held-out faces: above the truth, below the network.*
 #
 # ## 10 Beside the paper
+#
+# **The question.** What do our numbers say beside the paper's, and do the paper's agree among themselves?
 #
 # Table 3, on Humans-5K, 114 common keypoints, with flip test and detected boxes:
 
@@ -1800,7 +1810,8 @@ show_parts()
 #
 # <details><summary>Hint</summary>
 #
-# `best = max(row[place][0] for name, row in table.items() if not name.startswith("Sapiens"))`
+# Gather the pairs (AP, AR) of all rows whose name does not begin with "Sapiens". The best AP and the best AR may come
+# from two different rows.
 # </details>
 
 # %% tags=["export"]
@@ -1841,8 +1852,9 @@ assert round(whole["Sapiens-0.6B"] - whole["ViTPose+H"], 1) == 7.9
 # %% [markdown]
 # ## 11 A photograph
 #
-# Eileen Collins, photographed by NASA (`skimage.data.astronaut()`, public domain). The box is typed by hand: she is cut
-# off at the waist, so it ends where the picture does.
+# **The question.** What is left of all this before a real camera? Eileen Collins, photographed by NASA
+# (`skimage.data.astronaut()`, public domain). The box is typed by hand: she is cut off at the waist, so it ends where
+# the picture does.
 
 # %%
 from skimage.data import astronaut

@@ -32,12 +32,12 @@
 # |---|---|
 # | **You should know** | chapter 04 (transformer), 06 (pretraining), 07 (the deconvolution head) |
 # | **Reading** | 70 minutes |
-# | **Exercises** | nine, about 100 minutes |
+# | **Exercises** | nine, about 95 minutes |
 # | **Runs** | `smoke` 20 s · `laptop` 14 min on two cores, and 1 more for rendering, once; 3 GB of memory |
 # | **From the paper** | Sapiens §3.4–3.6, §4.1, §4.3–4.6, Tables 4–7, Figures 7–11 |
 #
-# **Letters.** B batch · C classes · H W image · N tokens, in code also pictures · D width · M human pixels of a
-# picture.
+# **Letters.** B batch · C classes · H W image · N tokens, in code also pictures · D width · M human pixels of a picture
+# · K a camera's matrix.
 
 # %%
 # %matplotlib inline
@@ -283,7 +283,7 @@ LIP_WEIGHTS = (0.1, 1.5, 1, 1.5, 1.5, 0.8, 1.2, 1, 1.5, 0.8, 1.2, 1.5, 1.5, 0.7,
 
 
 # %% [markdown]
-# (Many pictures at once are drawn as one.)
+# (A helper: many pictures are drawn as one, which is faster.)
 
 # %%
 def mosaic(rows, names=(), height=1.4):
@@ -346,6 +346,8 @@ plt.show()
 # nothing in the sum, but they do count in the division.
 #
 # ### Exercise 08.1 — weighted cross-entropy  ●○○ (8 min)
+#
+# Equation 08.1, averaged over all pixels of a batch.
 #
 # <details><summary>Hint</summary>
 #
@@ -495,6 +497,8 @@ assert len(LIP_KNOWN) == 12
 # hardly occur, and why you should always ask over which classes a mean was taken.)
 #
 # ### Exercise 08.3 — IoU from a confusion matrix  ●○○ (6 min)
+#
+# The first part of equation 08.2, for all classes at once.
 #
 # <details><summary>Hint</summary>
 #
@@ -693,10 +697,10 @@ print("the nearest tenth:", ", ".join(f"{100 * values[5]:.0f} % of {name}" for n
 
 # %% [markdown]
 # *For an answer that knows nothing, 60 % of what is under the root is the nearest tenth: the tip of a nose, a hand, or
-# the whole head of somebody who leans forward.* In our short runs the rest learned so slowly that they map
-# relative depth to ½ … 1 before the loss (`Config.nearest`, our choice; the launch cells keep the paper's 0). The
-# evaluation takes scale and shift out, so it can't tell; the loss can: it weighs the pixels more evenly, and a wrong
-# scale less. Section 8 asks whether it helps.
+# the whole head of somebody who leans forward.* In our short runs the rest learned so slowly that we map relative
+# depth to ½ … 1 before the loss (`Config.nearest`, our choice; the launch cells keep the paper's 0). The evaluation
+# removes scale and shift, so it does not notice. The loss does: it weighs the pixels more evenly, and a wrong scale
+# less. Section 8 asks whether it helps.
 #
 # ### The dead zone
 #
@@ -736,23 +740,24 @@ for bias in (0.0, 0.5):
     assert bias == 0 or dead < 0.01
 
 # %% [markdown]
-# The convolutions before are shared by all pixels, so the living half pulls the dead half along in time; but who begins
-# with a bias of 0.5, well inside of it, never has the problem. The paper doesn't say how theirs begins; the
-# authors' code sets the last weights to $N(0, 0.01^2)$ and the bias to 0, so a good part of it starts in the dead zone.
-# 0.5 is our choice, `Config.bias`, and the loss below reports the share of dead pixels at every step. (A softplus
-# behind the last layer would be another way; then the authors' released weights would mean something else.)
+# The convolutions before are shared by all pixels, so the living half pulls the dead half along in time; but a network
+# that begins with a bias of 0.5, far to the right of the dead zone, never has the problem. The paper doesn't say how
+# theirs begins; the authors' code sets the last weights to $N(0, 0.01^2)$ and the bias to 0, so a good part of it
+# starts in the dead zone. 0.5 is our choice, `Config.bias`, and the loss below reports the share of dead pixels at
+# every step. (A softplus behind the last layer would be another way; then the authors' released weights would mean
+# something else.)
 #
 # ### The evaluation: scale and shift
 #
 # A relative depth has to be put into metres before it can be compared: by the best **scale and shift** for this
-# picture, in the sense of least squares over the human pixels (§4.4, after MiDaS). With $p$ the answer and, from here
-# on, $d$ the truth in metres:
+# picture, in the sense of least squares over the human pixels (§4.4, after MiDaS). In this part $p$ is the answer, as
+# it comes, and $d$ the truth in metres:
 #
 # $$\min_{a,b}\sum_i (a\,p_i + b - d_i)^2 \quad\Longrightarrow\quad
 # a = \frac{\operatorname{cov}(p, d)}{\operatorname{var}(p)},\qquad b = \bar d - a\,\bar p. \tag{08.4}$$
 #
-# With $\hat d = a\,p + b$ the paper reports RMSE in metres, AbsRel $=\overline{|\hat d-d|/d}$, and $\delta_1$, the
-# share of pixels within a factor of 1.25.
+# With the answer in metres, $\hat d = a\,p + b$, the paper reports RMSE in metres, AbsRel $=\overline{|\hat d-d|/d}$,
+# and $\delta_1$, the share of pixels within a factor of 1.25.
 
 # %%
 p, d, a, b = sympy.symbols("p1:4"), sympy.symbols("d1:4"), *sympy.symbols("a b")
@@ -767,8 +772,9 @@ assert sympy.simplify(solved[b] - (d_mean - solved[a] * p_mean)) == 0
 # %% [markdown]
 # ### Exercise 08.6 — scale and shift  ●●○ (10 min)
 #
-# An answer without any variation has no scale: give 0, and the shift is the mean depth. (Rounding leaves a variance of
-# about $10^{-14}\,\bar p^2$ where there is none: ask for more than $10^{-12}\,\bar p^2$.)
+# Equation 08.4 for each picture of a batch, over the pixels of its mask. An answer without any variation has no scale:
+# give 0, and the shift is the mean depth. (Rounding leaves a variance of about $10^{-14}\,\bar p^2$ where there is
+# none: ask for more than $10^{-12}\,\bar p^2$.)
 #
 # <details><summary>Hint</summary>
 #
@@ -823,8 +829,8 @@ assert sympy.simplify(1 - n.dot(m) - (n - m).dot(n - m) / 2) == 0
 # %% [markdown]
 # But a squared distance has hardly a slope near 0, so it is content with small errors; the L1 norm is not. And in the
 # authors' code the two see different vectors: the cosine the answer *brought to length 1*, the L1 norm the **raw**
-# answer. It is needed: a cosine doesn't feel the length, so without the other term nothing would hold it. Both
-# gradients at once, for an answer that points 20° off and has twice the length:
+# answer. The L1 term is needed: a cosine doesn't feel the length, so without it nothing would keep the answer's length
+# near 1. Both gradients at once, for an answer that points 20° off and has twice the length:
 
 # %%
 true = torch.tensor([0.0, 0.0, 1.0])
@@ -913,6 +919,8 @@ def unproject(depth: Tensor, K: Tensor) -> Tensor:
 # %% [markdown]
 # ### Exercise 08.8 — pseudo-normals  ●●○ (12 min)
 #
+# Equation 08.5 for a batch: from the points that `unproject` makes to unit normals in our axes.
+#
 # <details><summary>Hint 1</summary>
 #
 # `down, right = torch.gradient(points, dim=(-2, -1))` takes central differences along v and u.
@@ -955,8 +963,8 @@ assert scale() == "smoke" or off["median"] < 15
 # %% [markdown]
 # ## 5 Augmentation that keeps the labels true
 #
-# **The question.** The training people stand before plain walls, upright, a few metres away. Out there they don't.
-# How much of the world can be made out of a studio?
+# **The question.** The training people stand before plain walls, upright, a few metres away. In the world outside they
+# don't. How much of that world can be made out of a studio?
 #
 # **The idea** (§4.1 and the authors' code): zoom, shift and turn, mirror, change the colours, and cut people out and
 # put them before *pictures without people*. All of it moves pixels, so every label moves along. Three of the moves also
@@ -1145,6 +1153,8 @@ mosaic(list(zip(*columns, strict=True)), ("picture", "parts", "picture", "normal
 # In a launch nobody hands `prepare` any backgrounds: people stay before those of the data.
 #
 # ## 6 The runs
+#
+# **The question.** How far do three small networks come in some minutes, and beyond which simple rules?
 #
 # **The losses**, wired to the model; each also reports what one wants to see while it falls.
 
@@ -1370,6 +1380,8 @@ if "trained here" in models:
 
 # %% [markdown]
 # ## 7 The measurement
+#
+# **The question.** How good are the three networks, beside the rules without a network and beside a bar that we set?
 
 # %%
 @torch.no_grad()
@@ -1417,9 +1429,9 @@ if scale() != "smoke" and len(models) == 2:  # the short run goes a third of the
 # %% [markdown]
 # (Our bar is what the shipped models are to reach. Parts are the *likeliest* classes, the weights taken out: section
 # 2.) Parts and normals reach it; depth, with 0.72 and 0.96, doesn't. Normals come first: the best rule is off by 38°,
-# 4,000 examples bring 24°, twelve times as many examples by 19°. Parts take their time: 0.24 after 4,000
-# examples, 0.61 after 128,000. Depth beats the constant soon, and the plane, which has looked at the truth, only after
-# 64,000 examples that began with the encoder of the normals (an earlier run of 24,000).
+# the network by 24° after 4,000 examples and by 19° after twelve times as many. Parts take their time: 0.24 after 4,000
+# examples, 0.61 after 128,000. Depth beats the constant soon. The plane, which has looked at the truth, it beats only
+# after 64,000 examples, and from an encoder that had learned normals before (in an earlier run of 24,000 examples).
 #
 # Why does `course ship 08.seg` train on pictures taken anywhere? Because twelve people are too few. A network that
 # saw only the studio's twelve, for 2,000 steps, had a mIoU over the common classes of 0.63 on *them*, and of 0.34 on
@@ -1819,6 +1831,8 @@ for name, (title, shown_of) in QUESTIONS.items():
 
 # %% [markdown]
 # ## 9 Outside the studio
+#
+# **The question.** What do models that learned in a studio say outside of it?
 #
 # "Fine-tuned on single-human images with limited subject diversity, minimal background variation, and solely
 # third-person views", the paper's models work on several people, all ages and egocentric views nevertheless (§4.6, Fig.

@@ -32,7 +32,8 @@
 # | **From the paper** | Sapiens §1, §3.1, §3.2, §4.1, Tables 1 and 2, Figures 2 and 3 |
 #
 # **Letters.** B batch · N patches · D width of a token · H W image; and p the side of a patch, n the patches that stay
-# visible, P = 3p² the numbers of a patch; d the decoder's width; h, w a map of the detector.
+# visible, P = 3p² the numbers of a patch; d the decoder's width; h, w a map of the detector. In section 1 alone K
+# counts people.
 
 # %%
 # %matplotlib inline
@@ -203,7 +204,9 @@ draw_boxes(plt.gcf().axes[0], boxes)
 # draw.*
 #
 # **The network** sees the picture on five scales: convolutions take it down to a 32nd of its side, where a cell sees
-# whole people, and up again to a quarter, where a centre has a place.
+# whole people, and up again to a quarter, where a centre has a place. After each convolution come a norm over the batch
+# (every channel gets mean 0 and variance 1 over all pixels of all its pictures, then a scale and a shift that are
+# learned) and SiLU, $x \cdot \operatorname{sigmoid}(x)$, a ReLU without a kink.
 
 
 # %% tags=["export"]
@@ -262,11 +265,11 @@ class PersonDetector(nn.Module):
 # %% [markdown]
 # **The loss.** Of the cells of a picture one or two are centres. A plain cross-entropy would be content with "nowhere".
 # The **focal loss** (Lin et al. 2017) multiplies each cell's cross-entropy with how wrong it still is, so that a
-# thousand easy cells don't drown the hard one; cells close to a centre count less (Law and Deng 2018). With $p$ the
-# predicted heat and $K$ the number of people:
+# thousand easy cells don't drown the hard one; cells close to a centre count less (Law and Deng 2018). With $\hat Y$
+# the predicted heat (`p` in the code) and $K$ the number of people in the batch (1 where there are none):
 #
-# $$L = -\frac1K \sum_{x, y} \begin{cases} (1 - p)^2 \log p & Y = 1 \\
-# (1 - Y)^4\, p^2 \log(1 - p) & \text{else.} \end{cases} \tag{06.2}$$
+# $$L = -\frac1K \sum_{x, y} \begin{cases} (1 - \hat Y)^2 \log \hat Y & Y = 1 \\
+# (1 - Y)^4\, \hat Y^2 \log(1 - \hat Y) & \text{else.} \end{cases} \tag{06.2}$$
 
 
 # %% tags=["export"]
@@ -466,8 +469,8 @@ print((STRIDE * found[value == 1]).round(decimals=1))
 
 # %% [markdown]
 # (Two people whose centres fall into the same cell are one point: a price of the idea.) Large people can have two
-# peaks. Boxes that overlap a better one by more than 60 % go, as **intersection over union**: the area that two boxes
-# share over the area that they cover together.
+# peaks. So of boxes that lie on each other only the best is kept: a box goes if its **intersection over union** with a
+# better one is above 60 %. That is the area that two boxes share over the area that they cover together.
 
 
 # %% tags=["export"]
@@ -530,9 +533,9 @@ def run_detector(model: PersonDetector, images: Tensor, factor: float) -> tuple[
 
 # %% [markdown]
 # **What does a score of 0.9 mean?** The paper keeps boxes above 0.9 and does not say what that is 0.9 of. Out of the
-# focal loss comes a number between 0 and 1, but no probability: it is trained to be careful. We make it one. Run the
+# focal loss comes a number between 0 and 1, but no probability: it is trained to be careful. We make it one. We run the
 # detector over held-out pictures and note for every box whether it is a person (it overlaps one of them by at least a
-# half, and no better box took that person). Then fit two numbers by logistic regression, **Platt scaling** (1999):
+# half, and no better box took that person). Then we fit two numbers by logistic regression, **Platt scaling** (1999):
 #
 # $$\text{score} = \sigma(a\,\ell + b), \qquad \ell \text{ the logit of a peak}. \tag{06.3}$$
 #
@@ -863,13 +866,13 @@ for name, kept in stages.items():
 # %% [markdown]
 # **Precision**: which share of what is kept should be kept (unspoiled, with somebody large in it). **Recall**: which
 # share of what should be kept is. The paper's 300 million of "approximately 1 billion" are all that is known of its
-# filters; it gives neither number. A threshold as high as 0.9 wants precision and pays with recall: with a billion
-# pictures to choose from one can afford it. A weaker detector pays more, since few of its boxes are that certain: both
-# filters together lose about half of the good pictures at 0.9 and a fifth at 0.5, and an eighth of them goes with the
-# faults already.
+# filters; it gives neither number. A threshold as high as 0.9 buys precision and pays with recall: with a billion
+# pictures to choose from one can afford it. A weaker detector pays more, since few of its boxes are that certain. In
+# the stored run the two filters together lose about half of the good pictures at 0.9 and a fifth at 0.5; the filter of
+# faults alone loses an eighth.
 #
-# What still slips through is mostly paintings with clean edges, a mirrored person, a watermark, but a glaring glitch,
-# too. All 48 pictures with text are found.
+# What still slips through is mostly paintings with clean edges; there are also a mirrored person, watermarks and a
+# glaring glitch. All 48 pictures with text are found.
 
 # %%
 final = stages["with a person, score > 0.9"]
@@ -885,8 +888,8 @@ for name, rows in groups.items():
 # %% [markdown]
 # *With a score above 0.9: some that are rightly kept, that should have gone, and that should have stayed.*
 #
-# **How many people are in a picture?** Sapiens' Figure 2 draws it for its 300 million; of the numbers the text gives
-# one, "over 248 million images contain multiple subjects".
+# **How many people are in a picture?** Sapiens' Figure 2 draws the distribution for its 300 million pictures; the text
+# gives one number of it, "over 248 million images contain multiple subjects".
 
 # %%
 kept = final.nonzero()[:, 0].tolist()
@@ -924,12 +927,14 @@ print(f"several people: paper {248 / 300:.0%} of the pictures, ours {several:.0%
 # ### Exercise 06.3 — patches, the channel last  ●○○ (6 min)
 #
 # Chapter 04's `patchify` put the channel first inside a patch, as a convolution's kernel has it. MAE's code writes
-# pixel after pixel, red, green and blue of each. The same numbers in another order: a decoder that was trained on one
-# paints noise when it is read as the other. We do as the published code does.
+# pixel after pixel, red, green and blue of each. It is the same numbers in another order. But whoever trains a decoder
+# with one order and reads its answer in the other sees noise. We do as the published code does.
 #
 # <details><summary>Hint</summary>
 #
-# `rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)`
+# One `rearrange` does it. On the left of the arrow split the height into rows of patches and pixels in a patch,
+# `(h p)`, and the width likewise, `(w q)`. On the right put all patches on one axis, and all numbers of a patch on
+# another, what changes fastest last.
 # </details>
 
 
@@ -952,6 +957,8 @@ check(patchify)
 # %% [markdown]
 # ### Exercise 06.4 — and back  ●○○ (4 min)
 #
+# What the decoder predicts are rows of numbers. To look at them we need the way back to a picture.
+#
 # <details><summary>Hint</summary>
 #
 # The same line from right to left; einops must be told the rows of the grid, `h=grid[0]`, and `p`, `q`.
@@ -971,9 +978,10 @@ def unpatchify(rows: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
 check(unpatchify)
 
 # %% [markdown]
-# **Which patches?** Each picture its own, all equally likely. Give every patch a random number, sort, keep the first
-# $n = \lfloor N (1 - r) \rfloor$ of the order. With the order $\pi$ (at place $j$ stands patch $\pi_j$) one also needs
-# the way back, the **inverse** permutation: patch $i$ stands at place $\pi^{-1}_i$, and
+# **Which patches?** Each picture hides its own, and all are equally likely. Give every patch a random number, sort, and
+# keep the first $n = \lfloor N (1 - r) \rfloor$ of the order, where $r$ is the share to be hidden. With the order $\pi$
+# (at place $j$ stands patch $\pi_j$) one also needs the way back, the **inverse** permutation: patch $i$ stands at
+# place $\pi^{-1}_i$, and
 #
 # $$\pi^{-1} = \operatorname{argsort}(\operatorname{argsort}(\text{noise})). \tag{06.4}$$
 #
@@ -993,11 +1001,12 @@ print("order", order[0].tolist(), "\nplace", places[0].tolist())
 #
 # <details><summary>Hint 1</summary>
 #
-# `order = noise.argsort(1)`, and its first `n` columns are kept. `restore = order.argsort(1)`.
+# `noise.argsort(1)` is the order: whose noise is least, next, and so on. The way back is equation 06.4.
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A patch is hidden if its place is `n` or later: `(restore >= n)`, as the noise's dtype.
+# `restore` says at which place each patch of the picture stands after the shuffle. At which places do the hidden ones
+# stand? A comparison gives true and false: turn it into the noise's dtype.
 # </details>
 
 
@@ -1062,9 +1071,12 @@ for ratio in (1.0, 0.0):
 #
 # ### Exercise 06.6 — the target  ●○○ (6 min)
 #
+# The left half of equation 06.5, for all patches of a batch.
+#
 # <details><summary>Hint</summary>
 #
-# `patches.mean(-1, keepdim=True)` and `patches.var(-1, keepdim=True)`; the 1e-6 is added before the root.
+# `mean` and `var` over the last dimension, with `keepdim=True`, so that they can be subtracted from and divided into
+# all numbers of their patch. The 1e-6 is added before the root.
 # </details>
 
 
@@ -1084,12 +1096,12 @@ check(normalize_patches)
 # %% [markdown]
 # ### Exercise 06.7 — the loss  ●○○ (6 min)
 #
-# Only hidden patches count. (Where nothing is hidden the loss is 0, not 0/0.)
+# The right half of equation 06.5: only hidden patches count. (Where nothing is hidden the loss is 0, not 0/0.)
 #
 # <details><summary>Hint</summary>
 #
-# The mean square of each patch is (B, N): `.square().mean(-1)`. Times the mask, summed, over the sum of the mask, which
-# is at least 1 with `.clamp(min=1)`.
+# First the mean square of each patch, (B, N). Then the mean of those over the hidden patches: the mask is 1 for them
+# and 0 for the others, so multiply and sum. What do you divide by, and how do you keep it from being 0?
 # </details>
 
 
@@ -1126,10 +1138,12 @@ plots.show_images([*few[:4], *as_picture], columns=4, height=1.6)
 #
 # ## 5 The masked autoencoder
 #
-# **The idea.** The **encoder** is chapter 04's vision transformer, fixed waves as places, with a cls token; it gets the
-# visible patches only. The **decoder** is small (512 wide and 8 deep, for all four Sapiens) and is thrown away in the
-# end. It gets all patches: where one is hidden it finds one and the same learned vector, the **mask token**, plus the
-# place of that patch. All that it can know about a hidden patch, the encoder must have told it through the visible
+# **The question.** How does a network paint what it has not seen, without spending work on what is hidden?
+#
+# **The idea.** The **encoder** is chapter 04's vision transformer, with fixed waves as places and a cls token; it gets
+# the visible patches only. The **decoder** is small (512 wide and 8 deep, for all four Sapiens) and is thrown away in
+# the end. It gets all patches: where one is hidden it finds one and the same learned vector, the **mask token**, plus
+# the place of that patch. All that it can know about a hidden patch, the encoder must have told it through the visible
 # ones.
 #
 # The order of things matters. The encoder's answers come in the shuffled order, the visible first. Append mask tokens
@@ -1221,8 +1235,9 @@ CONFIGS = {
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `torch.cat([visible, holes], 1)` is in the shuffled order. `.gather(1, restore[..., None].expand(-1, -1, width))`
-# brings each patch to its place. cls goes in front again.
+# Visible tokens with the holes behind them are in the shuffled order. `gather` along dimension 1 brings each patch to
+# its place; its index is `restore`, made as wide as the tokens with `[..., None].expand(-1, -1, width)`. cls goes in
+# front again.
 # </details>
 
 
@@ -1313,6 +1328,9 @@ assert torch.equal(prediction, blind)  # hidden pixels may be anything: the enco
 # `ViTMAEForPreTraining` and gives both the same noise: mask, prediction, loss and gradients agree to $10^{-5}$.
 #
 # ## 6 The run
+#
+# **The question.** How much of this can be learned in some minutes, and is it more than one gets without learning
+# anything?
 #
 # The recipe is MAE's, as Sapiens' code has it: AdamW with betas 0.9 and 0.95, weight decay 0.05 on matrices, gradients
 # clipped at 1, a linear warm-up and half a cosine. The paper's own four runs are rows of the same table: section 9
@@ -1538,7 +1556,9 @@ for ax, name in zip(plt.gcf().axes[:: len(chosen)], ("picture", "75 % hidden", "
 # *Held-out people. From above: the picture, what the encoder gets, what is painted with guessed means, and with the
 # hidden patches' own means, as such figures usually are drawn.*
 #
-# Now hide more, as the paper's Figure 3 does. The model was trained at 75 %, and nothing in it knows the ratio.
+# Now hide more, as the paper's Figure 3 does. The model was trained at 75 %, and nothing in it knows the ratio. The
+# quality is given in decibels: PSNR is $-10 \log_{10}$ of the mean squared error of colours from 0 to 1, so 3 dB less
+# are twice the squared error.
 
 # %% tags=["result"]
 print("signal to noise (PSNR, dB) of the hidden pixels of held-out people; higher is better")
@@ -1597,6 +1617,8 @@ sliders
 # same, their tokens should point the same way.
 #
 # ### Exercise 06.9 — nearest neighbours  ●○○ (6 min)
+#
+# For each query: which rows of `features` point most nearly in its direction, and what is the cosine of the angle?
 #
 # <details><summary>Hint</summary>
 #
@@ -1699,7 +1721,8 @@ plots.show_images([*few, *colours], columns=len(chosen), height=1.55)
 # *Above: held-out people. Below: their tokens in the same three colours for all.* Nobody told the network where a
 # person ends, and in about half of the pictures one sees it; faces have a colour of their own.
 #
-# **Whom does cls ask?** The cls token belongs to no patch and no loss was ever put on it. Its shares in the last block:
+# **Where does cls look?** The cls token belongs to no patch, and no loss was ever put on it. Here are its attention
+# shares (chapter 04) in the last block:
 
 
 # %%
@@ -1719,8 +1742,8 @@ titles = ["picture", *(f"head {number + 1}" for number in range(shares.shape[1])
 plots.show_images(pictures, titles, columns=1 + shares.shape[1], height=1.3, cmap="magma")
 
 # %% [markdown]
-# *Held-out people, and where each head of the last block looks from the cls token (bright: much).* Habits: the
-# same column or corner in every picture, wherever the person is. No loss ever asked cls anything, and one sees it. The
+# *Held-out people, and where each head of the last block looks from the cls token (bright: much).* They are habits: the
+# same column or corner in every picture, wherever the person is. No loss ever asked cls for anything, and it shows. The
 # slider shows any patch of any block.
 
 
@@ -1750,8 +1773,8 @@ sliders
 #
 # ## 9 What it costs
 #
-# **The question.** Table 2 says "#Params" and "FLOPs" of the four models. Of what, exactly? One knows only when one
-# gets the same digits.
+# **The question.** Table 2 has "#Params" and "FLOPs" of the four models. What exactly is counted? We know only when our
+# count has the same digits.
 #
 # Chapter 05 counted the encoder and found Table 2's FLOPs: multiply-adds (so each counts as one), the encoder on all
 # 4,096 patches and cls, *without* the two products of attention itself. The parameters did not fit: the encoder of

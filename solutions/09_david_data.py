@@ -32,7 +32,8 @@
 # | **From the paper** | DAViD §3.1, §5, Appendix A, B.6, Figures 3, 10, 11 |
 #
 # **Letters.** B batch · C channels · F layers of a pixel, in the mesh faces · H W image · N strands, pixels or people ·
-# P points of a strand · V vertices · X Y Z cubes of a grid.
+# P points of a strand · V vertices · X Y Z cubes of a grid. Three small letters change with the section: g is a group
+# (1) and a gain (6), w a chance (1) and a width (2), f a focal length (2) and a frequency (6).
 
 # %%
 # %matplotlib inline
@@ -85,8 +86,8 @@ plots.show_images([sample.image for sample in synth], columns=6, height=1.9)
 # **The question.** A network trained on drawings knows only what was drawn. What has to vary, and how much?
 #
 # **The idea.** Everything that varies in front of a camera is drawn anew for each picture, from tables that somebody
-# wrote down. Nothing is found; so nothing is hidden either. This is the paper's procedure (§3.1 and Appendix A), and
-# ours beside it:
+# wrote down. Nothing is collected from the world, so everything about a picture is known. This is the paper's procedure
+# (§3.1 and Appendix A), and ours beside it:
 #
 # | drawn | the paper | the course |
 # |---|---|---|
@@ -137,6 +138,9 @@ for trait, shares in DEMOGRAPHICS.items():
 #
 # ### Exercise 09.1 — shares  ●○○ (8 min)
 #
+# Equation 09.1: from the group of each candidate and the table of shares to the chances of all candidates, which sum to
+# 1.
+#
 # <details><summary>Hint</summary>
 #
 # `np.unique(groups, return_inverse=True, return_counts=True)` gives the groups, which one each candidate is of, and how
@@ -167,9 +171,9 @@ check(balancing_weights)
 
 # %% [markdown]
 # Counted: a few hundred people as the body model gives them, and as the world `synth` casts them: twelve for every
-# sixty pictures, so each appears in several. (Drawn is drawn: 300 people follow a table to within some percent.) (Of
-# several traits, a group's share is the product: a third of the young women have light skin, because a third of
-# everybody has.)
+# sixty pictures, so each appears in several. (Chance remains: 300 people follow a table to within some percent.) Where
+# a group is made of several traits, its share is the product of theirs: a third of the young women have light skin,
+# because a third of everybody has.
 
 # %%
 blocks = pick(smoke=1, laptop=25)
@@ -220,8 +224,8 @@ assert blocks < 20 or share < 0.05
 # **The idea.** Each hair is a thin curve, drawn for itself. The paper has more than 100,000 of them on a head. A hair
 # is about 0.07 mm thick; side by side, 100,000 are 7 m wide. We draw N strands that are 7 m / N wide each, so that as
 # much is covered: at 12,000 strands 0.6 mm, and each stands for eight hairs. Under them lies the old mesh at about half
-# of its thickness, a dark core, so that no skin shines through. From afar, a renderer can do with fewer strands: ours
-# draws as few as make each about half a pixel wide. (Widths, core and this rule are our choices.)
+# of its thickness, a dark core, so that no skin shines through. From afar, a renderer needs fewer strands: ours draws
+# only so many that each is about half a pixel wide. (Widths, core and this rule are our choices.)
 #
 # ### How a strand grows
 #
@@ -236,6 +240,8 @@ assert blocks < 20 or share < 0.05
 # volume of its haircut: `course_lib/data/strands.py`.)
 #
 # ### Exercise 09.2 — a strand grows  ●●○ (12 min)
+#
+# Equation 09.2 for N strands at once: a loop over the steps, none over the strands.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -290,7 +296,8 @@ plt.show()
 # ### How much of a pixel a strand covers
 #
 # Seen from afar, a strand is much thinner than a pixel. Its width w, the depth z and the camera's focal length f, in
-# pixels, give its width in pixels, f w / z. If λ pixels of its length lie in a pixel, the share of it that it covers is
+# pixels, give its width in pixels, f w / z. If λ pixels of its length lie in a pixel, the share of the pixel that the
+# strand covers is
 #
 # $$\alpha = \min\Big(1,\; \frac{f\,w}{z}\,\lambda\Big) \tag{09.3}$$
 
@@ -324,13 +331,15 @@ plots.show_images([shares], height=1.8, vmin=0, vmax=0.4)
 # ### Layers
 #
 # Now hundreds of strands lie over one pixel. Sort them by depth, the nearest first. Layer i covers a share $\alpha_i$
-# of what is left of the light, which is the *transmittance* $T_i$, and adds its colour $c_i$:
+# of what is left of the light, which is the *transmittance* $T_i$, and adds its colour $c_i$. The pixel's colour $C$ is
+# the sum:
 #
 # $$T_i = \prod_{j<i} (1-\alpha_j), \qquad C = \sum_{i=1}^{F} T_i\,\alpha_i\,c_i + T_{F+1}\,c_{\text{behind}}
 # \tag{09.4}$$
 #
-# This takes the strands of a pixel to lie where they will, independent of each other: two that cover half of it each
-# leave a quarter free. The mask of such a pixel is $1 - T_{F+1}$: *soft*.
+# This assumes that the strands of a pixel lie at random, independent of each other: two that cover half of it each
+# leave a quarter free. The mask of such a pixel is $1 - T_{F+1}$: *soft*. (From section 5 on, and in chapter 10,
+# "alpha" is this mask, what all layers cover together, and no longer the coverage of a single one.)
 
 # %%
 a, c = sympy.symbols("a1:4"), sympy.symbols("c1:4")
@@ -468,12 +477,15 @@ plots.show_images(views, [*gallery, *[""] * len(gallery)], columns=len(gallery),
 # have?
 #
 # **The idea.** (A.1.) What the renderer hits is where some ray happens to meet some strand. From one pixel to the next
-# it is another strand, or another side of it: the picture doesn't tell which, so for a network it is noise. What
-# people mean by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes
-# find the surface around them, a *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point.
-# The strands keep their outline, their depth and their alpha; only the normals come from the proxy.
+# it is another strand, or another side of it: the picture doesn't tell which, so for a network it is noise. What people
+# mean by the normal of hair is the shape of the *hairdo*. So: fill a voxel grid with strands, let marching cubes (an
+# algorithm that lays a mesh through a grid of numbers, where they cross a given level) find the surface around them, a
+# *proxy mesh*, and give each point of a strand the normal of the proxy's nearest point. The strands keep their outline,
+# their depth and their alpha; only the normals come from the proxy.
 #
 # ### Exercise 09.4 — voxelise  ●●○ (12 min)
+#
+# The first step to the proxy: cover the strands with a grid of cubes, and count how many of their points lie in each.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -535,6 +547,8 @@ def proxy_mesh(
 
 # %% [markdown]
 # ### Exercise 09.5 — the nearest normal  ●○○ (6 min)
+#
+# The last step: each point of a strand takes over the normal of the proxy's nearest vertex.
 #
 # <details><summary>Hint</summary>
 #
@@ -606,8 +620,8 @@ plots.show_images(pictures, titles, height=2.6)
 
 # %% [markdown]
 # *Our Figure 10: strand normals, proxy mesh (through the hole of the face one sees its back from inside), and what we
-# train on.* How noisy is noise? The mean angle between the
-# normals of neighbouring pixels, both hair:
+# train on.* How noisy are the strands' normals? We measure the mean angle between the normals of neighbouring pixels
+# that both show hair:
 
 
 # %%
@@ -746,9 +760,10 @@ assert (error <= step / 2 + 1e-9).all() and error[metres > 2.6].max() > 0.12
 plots.curve({"step": 10 * step, "largest error": 5 * step}, x=metres, xlabel="depth (m)", ylabel="mm", ylim=(0, None))
 
 # %% [markdown]
-# *At arm's length 16 bits are good to a third of a millimetre, at three metres the steps are 2.5 mm.* A nose stands
-# out by 25 mm: ten steps. That is plenty for a depth error; for slopes it is a staircase. Which of the two the release
-# uses isn't known to us; our reader takes both, and we write 32 bits unless told otherwise (`dtype`).
+# *At arm's length 16 bits are good to a third of a millimetre, at three metres the steps are 2.5 mm.* A nose stands out
+# by 25 mm: ten steps. That is enough to compare depths; a surface whose slope one wants becomes a staircase. Which of
+# the two the release uses isn't known to us; our reader takes both, and we write 32 bits unless told otherwise
+# (`dtype`).
 #
 # **The axes of the normals.** That the channels are x, y, z is in the authors' viewer. Whether y points up or down, and
 # z towards the viewer or away, is written nowhere that we found. We **assume** our own convention (x right, y up, z
@@ -1038,8 +1053,9 @@ plots.show_images(pictures, names, height=2.6)
 # *Right: pixels whose bilinear depth is more than 10 cm from that of the nearest pixel: a cut-out line around the whole
 # person, at depths where nothing is.*
 #
-# And does relative depth not care? The window's own, computed from what is left in it, beside that of the whole picture
-# seen through the window: the best scale and shift take the one to the other, and nothing remains.
+# And is relative depth really unaffected? We take the window's own, computed from what is left in it, beside that of
+# the whole picture seen through the window. The best scale and shift take the one to the other, and no difference
+# remains.
 
 # %%
 from course_lib.chapters.sapiens_dense import relative_depth, scale_and_shift
@@ -1140,15 +1156,17 @@ def row(change, strengths, said="{}"):
 row(blurred, (0.0, 0.0025, 0.005, 0.01, 0.02), "σ = {} of the side")
 
 # %% [markdown]
+# *From left to right: a σ of 0, ¼, ½, 1 and 2 percent of the picture's shorter side.*
+#
 # ### Exercise 09.8 — brightness and contrast  ●○○ (5 min)
 #
 # The brightness is an offset, the contrast the paper's one formula here (App. B.6):
 #
 # $$\mathrm{img} \leftarrow (\mathrm{img} - 0.5)(1 + \mathrm{contrast}) + 0.5 \tag{09.6}$$
 #
-# Which grey stays as it is? Not the picture's mean: the middle of the scale. Write both in one go, brightness first,
-# and keep the result within [0, 1] *once*, at the end: who cuts off in between loses what the contrast would have
-# brought back.
+# The grey that stays as it is isn't the picture's mean but the middle of the scale, 0.5. Write both in one go,
+# brightness first, and keep the result within [0, 1] *once*, at the end: what is cut off in between, the contrast can't
+# bring back.
 #
 # <details><summary>Hint</summary>
 #
@@ -1262,16 +1280,15 @@ assert 0.5 < first.abs().mean() / second.abs().mean() < 2
 # **The question.** What does a sensor's noise look like when one turns up its sensitivity (ISO)?
 #
 # **The idea.** Light comes in portions. If a white pixel catches $1/g$ photons, one of brightness $x$ catches $x/g$ on
-# average, and how many it *really* is follows **Poisson's** law, whose variance equals its mean. In units of
+# average, and how many it *really* is, $k$, follows **Poisson's** law, whose variance equals its mean. In units of
 # brightness that number is taken times $g$. On top comes what the electronics add, whatever the light: a **Gaussian**
 # of standard deviation $\sigma$. App. B.6 says it in words, after Hewitt et al.; the equation is
 #
-# $$\hat x = g\,P + \sigma\,\varepsilon,\quad P\sim\mathrm{Poisson}(x/g),\ \varepsilon\sim\mathcal N(0,1)
+# $$\hat x = g\,k + \sigma\,\varepsilon,\quad k\sim\mathrm{Poisson}(x/g),\ \varepsilon\sim\mathcal N(0,1)
 # \quad\Longrightarrow\quad \mathbb E\,\hat x = x,\quad \operatorname{Var}\hat x = g\,x + \sigma^2. \tag{09.7}$$
 #
 # A straight line over the brightness: the slope is the gain, the value at black is the electronics' σ². This is how
-# cameras
-# are calibrated ("photon transfer").
+# cameras are calibrated ("photon transfer").
 
 # %%
 from sympy.stats import Normal, Poisson, E, variance
@@ -1420,8 +1437,8 @@ print(
 )
 
 # %% [markdown]
-# *The shortest of three; then the average with every piece by its chance.* The noise and the way to hue and back
-# are the dear ones, and each runs three times in ten only.
+# *The shortest of three; then the average with every piece by its chance.* The noise and the way to hue and back are
+# the expensive ones, and each runs only three times in ten.
 #
 # ### What the paper doesn't do: turning and mirroring
 #
@@ -1455,8 +1472,8 @@ plots.show_images(pictures, ["a ball", "pixels mirrored only", "normals mirrored
 #
 # <details><summary>Hint</summary>
 #
-# `turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])` and
-# `torch.einsum("ij,bjhw->bihw", turn, normals)`.
+# Equation 09.8 is a 3 × 3 matrix whose last row is (0, 0, 1). One `torch.einsum` multiplies it to the three components
+# of every pixel. Mind that the angle comes in degrees.
 # </details>
 
 
@@ -1616,7 +1633,7 @@ rows += [[plots.colour_normals(train[hair]["normals"][i].permute(1, 2, 0).numpy(
 plots.show_images([picture for row in rows for picture in row], columns=len(most), height=1.5)
 
 # %% [markdown]
-# *The training target before (middle) and after (below).*
+# *Above: pictures. Middle: the target from the strands' normals. Below: the target from the proxy.*
 
 # %%
 models, losses = {}, {}
@@ -1711,10 +1728,10 @@ print(
 assert gpu_hours == 1344
 
 # %% [markdown]
-# Sixteen machines to one A100, where the arithmetic of the cards says two (if a machine has one card; the paper doesn't
-# say). So "cost" can't mean work; perhaps it means money, for which no prices are given. Whatever it means: by this
-# footnote **the data cost less than three trainings** (500 GPU-hours each, from the model cards), and they are paid for
-# once.
+# By the footnote sixteen machines count as one A100; by the peak arithmetic of the cards it would be two (if a machine
+# has one card; the paper doesn't say). So "cost" can't mean work; perhaps it means money, for which no prices are
+# given. Whatever it means: by this footnote **the data cost less than three trainings** (500 GPU-hours each, from the
+# model cards), and they are paid for once.
 #
 # Ours, measured now, on one core: pictures of the release's size.
 

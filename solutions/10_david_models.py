@@ -31,11 +31,12 @@
 # | **You should know** | chapter 04 (transformer), 08 (normals, relative depth), 09 (the data) |
 # | **Reading** | 70 minutes |
 # | **Exercises** | ten, about 105 minutes |
-# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores, and 3 more for rendering, once; 3 GB of memory |
+# | **Runs** | `smoke` 20 s · `laptop` 10 min on two cores (25 in fp32, as stored), 3 more for rendering, once; 3 GB |
 # | **From the paper** | DAViD §3.2–3.3, §4, §6, B; Tables 1–5; Figures 2, 5, 9, 12–15 |
 #
 # **Letters.** B batch · N tokens · D width · H W image · F channels of the decoder · M human pixels of a picture ·
-# $l$ = 1 … 4 level.
+# $l$ = 1 … 4 level · K a camera's matrix. In one place each, where they are explained: $D$ a fraction (equation 10.2),
+# $l_i$ a level of connectivity (section 3), $\mathbf l$ a direction to a light (section 7).
 
 # %%
 # %matplotlib inline
@@ -165,6 +166,8 @@ class Config:
 # wants to load published weights has to know it. We take DPT's.
 #
 # ### Exercise 10.1 — the readout projection  ●○○ (6 min)
+#
+# Equation 1 for all tokens of a layer, the token first and CLS second.
 #
 # <details><summary>Hint</summary>
 #
@@ -499,9 +502,9 @@ CONFIGS = {
 }  # fmt: skip
 
 # %% [markdown]
-# Does our network have as many weights as theirs? The released files (ONNX, 4 bytes a weight) are 428.42 MiB (Base) and
-# 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by 2.53 MiB, and that is, to the printed
-# digits, two more heads. The model cards also count multiplications at 512 × 512.
+# Does our network have as many weights as theirs? The released files (in ONNX, a format for exported networks; 4 bytes
+# a weight) are 428.42 MiB (Base) and 1314.13 MiB (Large): 112.3 and 344.5 million. The multi-task file is larger by
+# 2.53 MiB, and that is, to the printed digits, two more heads. The model cards also count multiplications at 512 × 512.
 
 # %%
 from torch.utils.flop_counter import FlopCounterMode
@@ -602,9 +605,11 @@ with torch.no_grad():
 # $$\mathcal L_\text{dice} = 1 - \frac{2\sum_i\hat\alpha_i\alpha_i + 1}{\sum_i\hat\alpha_i + \sum_i\alpha_i + 1}.
 # \tag{10.1}$$
 #
-# How large $\omega_\text{lap}$ is the paper doesn't say but that less than 1 was better; ½ is our choice.
+# Of $\omega_\text{lap}$ the paper says only that less than 1 was better; ½ is our choice.
 #
 # ### Exercise 10.3 — Dice  ●○○ (6 min)
+#
+# Equation 10.1 for each picture of a batch, then the mean.
 #
 # <details><summary>Hint</summary>
 #
@@ -671,6 +676,8 @@ assert dice_loss((soft == 1).float(), soft) < dice_loss(soft, soft)
 # names a reference (Hou & Liu 2019, who also weight band $k$ by $2^{k-1}$) and no numbers.
 #
 # ### Exercise 10.4 — a Laplacian pyramid  ●●○ (10 min)
+#
+# The bands $\ell^k$ of equation 10.3 and what remains, as a list of maps.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -757,8 +764,8 @@ print({name: round(value, 2) for name, value in lowest.items()})
 assert lowest["Dice"] < 0.02 and abs(lowest["equation 3"] - 0.4) < 0.03
 
 # %% [markdown]
-# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4. Dice would rather
-# have 0; in the sum it doesn't get its way.*
+# *The lowest point of BCE, L1 and Laplacian is the truth, 0.4. Dice would rather have 0; in the sum it doesn't get its
+# way. (The sum is the uppermost curve; Dice is the nearly flat one, and L1 and Laplacian nearly coincide.)*
 #
 # ### Normals
 #
@@ -822,7 +829,8 @@ plots.curve({"length of the raw answer": lengths, "angle / 90°": angles}, ylabe
 # t = \frac{a_{00} b_1 - a_{01} b_0}{a_{00}a_{11} - a_{01}^2}. \tag{10.5}$$
 #
 # The determinant is $a_{11}^2\operatorname{var}(p)$, zero for an answer without variation and for an empty mask. And
-# $s = \operatorname{cov}(p,d)/\operatorname{var}(p)$, $t = \bar d - s\bar p$: chapter 08's equation 08.4.
+# $s = \operatorname{cov}(p,d)/\operatorname{var}(p)$, $t = \bar d - s\bar p$: chapter 08's equation 08.4, which calls
+# them $a$ and $b$.
 
 # %%
 p, d, m = (sympy.symbols(f"{name}1:5", real=True) for name in "pdm")
@@ -860,11 +868,14 @@ for offset in (0.0, 10.0, 100.0, 1000.0):
 
 # %% [markdown]
 # So center first. (And don't ask whether a variance is 0: in floats the mean is rounded, and a constant has the
-# variance of that rounding. Ask whether it is tiny beside the mean's square.) In a loss the answer must exist for
-# *every* batch: nobody in the picture: $s = t = 0$; an answer without variation: $s = 0$ and $t$ the mean depth. No
-# `if`: other pictures of the batch go on.
+# variance of that rounding. Ask whether it is tiny beside the mean's square.) In a loss, $s$ and $t$ must exist for
+# *every* batch. With nobody in the picture both are 0; for an answer without variation $s = 0$ and $t$ is the mean
+# depth. An `if` can't decide that, since a batch holds pictures of all kinds.
 #
 # ### Exercise 10.5 — the closed form  ●●○ (18 min)
+#
+# The $s$ and $t$ of each picture of a batch, by covariance and variance instead of the determinant. Exercise 08.6 did
+# this to evaluate; here it stands in a loss, so an empty mask is no error, and the gradient has to come through whole.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -924,6 +935,8 @@ print("the same as torch.linalg.lstsq:", [f"s {a:.3f}, t {b:.3f}" for a, b in zi
 #
 # ### Exercise 10.6 — the gradient term  ●●○ (12 min)
 #
+# Equation 10.6 for each picture of a batch, then the mean over pictures.
+#
 # <details><summary>Hint 1</summary>
 #
 # At scale k: `r, m = residual[:, ::step, ::step], mask[:, ::step, ::step]` with `step = 2**k`. Neighbours in a row:
@@ -976,10 +989,10 @@ def scale_shift_invariant_loss(prediction: Tensor, target: Tensor, gradient: flo
 # %% [markdown]
 # What is forgiven? Everything of the form $a\hat d + b$, *and $a$ may be negative*. A network that takes near for far
 # has the same loss as one that doesn't: the sign of the depth is left to chance. (The authors' released models are
-# multiplied by −1 for display.) Who needs to know which way is near has to look once, at a picture whose answer is
+# multiplied by −1 for display.) Whoever needs to know which way is near has to look once, at a picture whose answer is
 # known.
 #
-# And need the gradient flow through $s$ and $t$? For the MSE it makes no difference at all: $s$ and $t$ are where
+# And must the gradient flow through $s$ and $t$? For the MSE it makes no difference at all: $s$ and $t$ are where
 # $\partial\text{MSE}/\partial s = \partial\text{MSE}/\partial t = 0$. For the gradient term it does.
 
 # %%
@@ -1007,18 +1020,19 @@ for term in ("MSE", "gradient"):
 # picture: SAD on photographs of 1080 to 4000 pixels (PPM-100) is another number than on small ones. All three are blind
 # for *where* an error is. A grey veil over the whole background and a hole in the face may have the same SAD.
 #
-# **Connectivity** (Rhemann et al. 2009) asks what hangs in the air. Raise a threshold $\theta$ from 0.1 to 1 in steps
-# of 0.1, and look at the pixels where *both* maps reach it. Their largest connected piece (4 neighbours) is the person.
-# A pixel's **level** $l_i$: if it first doesn't belong to the person at $\theta$, the threshold before, $\theta - 0.1$.
-# Who is out stays out, even where the largest piece jumps. What its α has above its level hangs in the air, and counts
-# if it is 0.15 or more:
+# **Connectivity** (Rhemann et al. 2009) asks which parts of a foreground are cut off from the person, as if they hung
+# in the air. Raise a threshold $\theta$ from 0.1 to 1 in steps of 0.1, and look at the pixels where *both* maps reach
+# it. Their largest connected piece (4 neighbours) is the person. A pixel's **level** $l_i$ is the last threshold before
+# it drops out: if $\theta$ is the first at which it doesn't belong to the person, its level is $\theta - 0.1$. A pixel
+# that is out stays out, even if the largest piece is another one later. The part of its α above its level hangs in the
+# air, and counts if it is 0.15 or more:
 #
 # $$\varphi_i = 1 - \delta_i\,[\delta_i \ge 0.15],\quad \delta_i = \alpha_i - l_i; \qquad
 # \text{Conn} = \frac{1}{1000}\sum_i\bigl|\varphi(\hat\alpha_i) - \varphi(\alpha_i)\bigr|. \tag{10.7}$$
 #
-# The evaluator that the paper follows (P3M-Net's) has a quirk: a threshold that *no* pixel reaches is skipped, so
-# nobody drops out there. Who never drops out has level 1. An empty answer therefore has Conn 0: never read it without
-# SAD.
+# The evaluator that the paper follows (P3M-Net's) has a quirk: a threshold that *no* pixel reaches is skipped, so no
+# pixel drops out there. A pixel that never drops out has level 1. An empty answer therefore has Conn 0: never read it
+# without SAD.
 #
 # ### Exercise 10.7 — levels of connectivity  ●●● (18 min)
 #
@@ -1105,6 +1119,8 @@ plots.show_images([true, *wrong.values()], ["the truth", *wrong], height=1.5, vm
 # more than one unit of the last digit.
 #
 # ### Exercise 10.8 — can it be?  ●○○ (8 min)
+#
+# Can the printed number be the weighted mean of the printed values, within one unit of the last digit?
 #
 # <details><summary>Hint</summary>
 #
@@ -1210,6 +1226,8 @@ assert round(663 / 331.5, 2) == 2 and round(hours["Sapiens-2B, pretraining"] / 5
 # None of this makes the models worse. It says how much to lean on a digit.
 #
 # ## 5 The run
+#
+# **The question.** What does one small network learn of three tasks in some minutes?
 #
 # **The data.** Chapter 09's people, of the world `synth`, with soft foreground, depth and normals, through chapter 09's
 # augmentation. A pixel counts as human for depth and normals if more than half of it is (α > ½, our choice).
@@ -1527,10 +1545,10 @@ for name, row in rows.items():
 # **The question.** Table 5 has a strange row: blur DAViD's normals, and they become *better*, by all metrics. Are the
 # details wrong?
 #
-# **The idea** (B.1). The truth is too smooth: photogrammetry loses wrinkles and hair. Against such a truth a right
-# wrinkle is an error. We can do what the authors couldn't, for we have the sharp truth: blur *it*, take both as
-# targets, and measure answers of all degrees of blur against both. As answers: our model's, and a model that nobody can
-# beat, the sharp truth itself.
+# **The idea** (B.1). The truth is too smooth: photogrammetry (shape computed from many photographs) loses wrinkles and
+# hair. Against such a truth a right wrinkle is an error. We can do what the authors couldn't, for we have the sharp
+# truth: blur *it*, take both as targets, and measure answers of all degrees of blur against both. As answers: our
+# model's, and a model that nobody can beat, the sharp truth itself.
 
 
 # %%
@@ -1562,7 +1580,8 @@ perfect = [values for name, values in curves.items() if name.startswith("perfect
 assert perfect[0][0] < perfect[0][1] and perfect[1][0] > perfect[1][SIGMAS.index(COARSE)]
 
 # %% [markdown]
-# *The perfect answer against blurred truth isn't at 0: that is the ceiling. Blurring helps it there (by 2 pixels it
+# *Above: our model against sharp truth, and a little lower against blurred truth. Below: the two curves of the perfect
+# answer, which cross. Against blurred truth it isn't at 0: that is the ceiling. Blurring helps it there (by 2 pixels it
 # becomes that truth itself), and hurts it against the sharp truth.* So an evaluation on smooth scans rewards
 # smoothness. Where our model's curves have their lowest points says how many of its details are right: a model that is
 # as soft as ours after some minutes has none to lose, and its curves are flat.
@@ -1761,12 +1780,13 @@ for name in ("source", "data_size", "model_size", "multitask"):
 # %% [markdown]
 # ### A world that means something else (Tables 6 and 7)
 #
-# A network says what its teacher meant. SynthHuman's people hold nothing; in P3M, a set of photographs, what somebody
-# holds belongs to the foreground. The paper's model, trained on synthetic people alone, has a SAD of 14.83 there; one
-# trained on P3M itself 12.30; the first one, trained *on* with P3M for a while, 9.12 (Table 6). Table 7 says the same
-# of depth, for scanned people: 0.014, 0.010 and 0.008 m (faces). So some of what looks like a worse model is another
-# definition. How much? That can be measured without any network. `synth-held` is `synth` with a bag, a ball, a parcel
-# or a stick in nine of ten people's hands; its `alpha` counts them. We take its pictures with both truths:
+# A network repeats the definitions of its training data. SynthHuman's people hold nothing; in P3M, a set of
+# photographs, what somebody holds belongs to the foreground. The paper's model, trained on synthetic people alone, has
+# a SAD of 14.83 there; one trained on P3M itself 12.30; the first one, trained *on* with P3M for a while, 9.12 (Table
+# 6). Table 7 says the same of depth, for scanned people: 0.014, 0.010 and 0.008 m (faces). So a part of what looks like
+# a worse model is only another definition. How large a part? That can be measured without any network. `synth-held` is
+# `synth` with a bag, a ball, a parcel or a stick in nine of ten people's hands; its `alpha` counts them. We take its
+# pictures with both truths:
 
 
 # %%
@@ -1842,7 +1862,8 @@ print_study("balance", groups | {f"sad_{name}": f"SAD, {name}" for name in measu
 # %% [markdown]
 # ## 7 What it is good for
 #
-# A real photograph now. The network has never seen one; and at any size it answers in that size.
+# **The question.** What can one do with the three maps? From here on with a real photograph, of which the network has
+# never seen one. Whatever its size, the answers have the same.
 
 # %%
 from skimage.data import astronaut
@@ -1857,8 +1878,8 @@ plots.show_images(pictures, ["picture", "foreground", "depth", "normals"], heigh
 
 # %% [markdown]
 # *Eileen Collins (NASA, public domain). Depth and normals are shown where the foreground is more than ½.* In the stored
-# run head and shoulders are found; of the suit's lower half and the helmet the network isn't sure, and flag and shuttle
-# are half taken for somebody. That is what some minutes are worth, and a photograph tells it at once. Your own:
+# run head and shoulders are found; about the suit's lower half and the helmet the network isn't sure, and flag and
+# shuttle are half taken for somebody. That is what some minutes are worth, and a photograph tells it at once. Your own:
 # `photo = torch.from_numpy(plt.imread("me.jpg").copy()).permute(2, 0, 1)[None] / 255`, a JPEG in colour; cut it to a
 # square, then `photo = interpolate(photo, size=(PHOTO, PHOTO), mode="area")` and on from `seen = …`. (The network takes
 # any shape; the camera and the room below are square.)
@@ -1874,6 +1895,8 @@ plots.show_images(pictures, ["picture", "foreground", "depth", "normals"], heigh
 # ambient share.
 #
 # ### Exercise 10.9 — relighting  ●○○ (6 min)
+#
+# Equation 10.8 for one picture, with the answer's normals at length 1.
 #
 # <details><summary>Hint</summary>
 #
@@ -1929,10 +1952,13 @@ interactive(drag, azimuth=(-90, 90, 15), elevation=(-60, 90, 15))
 # ### A picture that one can turn
 #
 # Fig. 14: a relative depth, "unnormalized using a reasonable guess of a range", is a point cloud. The guesses: the
-# nearest human pixel is so many metres away, the farthest so many, and the lens sees so many degrees. (That the sign of
-# the depth is right has to be known, too: section 2.)
+# nearest human pixel is so many metres away, the farthest so many, and the lens sees so many degrees. (One has to know
+# the sign of the depth, too: section 2.)
 #
 # ### Exercise 10.10 — 2.5 dimensions  ●●○ (10 min)
+#
+# From a relative depth of any scale and shift to points in metres: first stretch it to go from `near` to `far` over the
+# mask, then unproject. Far is large here.
 #
 # <details><summary>Hint 1</summary>
 #
