@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
@@ -135,6 +136,12 @@ def smooth(values: Sequence[float], pieces: int = 40) -> np.ndarray:
     return np.convolve(values, np.ones(window) / window, mode="valid")
 
 
+# Okabe and Ito's colours, which colour-blind readers tell apart, and a dash pattern for each
+LINE_STYLES = cycler(color=["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]) + cycler(
+    linestyle=["-", (0, (5, 1.5)), "-.", (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), "--"]
+)
+
+
 def curve(
     lines: dict[str, Sequence[float]],
     x: Sequence[float] | None = None,
@@ -144,6 +151,7 @@ def curve(
 ) -> None:
     """Named lines over x (0, 1, 2, ... unless given) in a small figure. `style` goes to `Axes.set` (yscale="log")."""
     _, ax = plt.subplots(figsize=(5.2, 2.8), layout="constrained", dpi=72)
+    ax.set_prop_cycle(LINE_STYLES)
     for name, values in lines.items():
         values = [float(value) for value in values]
         ax.plot(range(len(values)) if x is None else x, values, label=name, lw=1.8)
