@@ -85,7 +85,7 @@ def read_state(path: str | Path) -> State:
         with torch.serialization.safe_globals([(Note, f"numpy.{name}") for name in PICKLED]):
             loaded = read_torch(path)
     except SourceError as error:
-        raise ReleasedError(str(error)) from error
+        raise ReleasedError(f"{path} can't be read as weights: {str(error).removeprefix(f'{path} ')}") from error
     except pickle.UnpicklingError as error:
         raise ReleasedError(
             f"{path} can't be read as weights: it is damaged or holds other things than tensors"

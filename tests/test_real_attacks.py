@@ -325,7 +325,7 @@ WINDOW = (b"dataWindow", b"box2i", SMALL)
 )  # fmt: skip
 def test_exr_headers_that_lie_are_refused_before_room_is_made(tmp_path, entries):
     (tmp_path / "depth_0000000.exr").write_bytes(exr(entries))
-    with pytest.raises(synthhuman.ReleaseError, match=r"depth_0000000.exr: dataWindow"):
+    with pytest.raises(synthhuman.ReleaseError, match=r"depth_0000000.*dataWindow"):
         synthhuman.read_exr(tmp_path / "depth_0000000.exr")
 
 

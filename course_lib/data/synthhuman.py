@@ -106,7 +106,7 @@ def check_exr(path: Path, begin: bytes) -> None:
         left, top, right, bottom = struct.unpack("<4i", found[b"dataWindow"])
         channels = found[b"channels"].count(b"\0\1\0\0\0\1\0\0\0")  # each ends with its steps along x and y
     except (ValueError, KeyError, IndexError, struct.error) as error:
-        raise ReleaseError(f"{path}: dataWindow and channels were expected in its header: is the file cut?") from error
+        raise ReleaseError(f"{path} cannot be read (no dataWindow and channels in its header): was it cut?") from error
     pixels = (right - left + 1) * (bottom - top + 1)
     if right < left or bottom < top or not 0 < channels <= 4 or 4 * channels * pixels > MOST:
         size = f"{right - left + 1} x {bottom - top + 1} pixels of {channels} channels"
