@@ -215,6 +215,10 @@ def _watch(task: Task, tested: str, verdicts: socket.socket, answerer: int) -> d
             return _failed(tested, f"{task.name} started processes of its own: stopped")
         if sandbox.held_memory(answerer) > start + MEMORY:
             return _failed(tested, f"{task.name} used more than {MEMORY / 2**30:.1f} GB of memory: stopped")
+    return _too_slow(task, tested)
+
+
+def _too_slow(task: Task, tested: str) -> dict:
     return _failed(tested, f"{task.name} was still running after {SECONDS:g} s. Is there a loop that never ends?")
 
 
@@ -256,9 +260,7 @@ def _judge(task: Task, tested: str, link: socket.socket, verdicts: socket.socket
     except BaseException as error:
         verdict = _failed(tested, f"the check could not be run: {type(error).__name__}: {str(error)[:500]}")
         if type(error).__name__ == "OutOfTime":
-            verdict = _failed(
-                tested, f"{task.name} was still running after {SECONDS:g} s. Is there a loop that never ends?"
-            )
+            verdict = _too_slow(task, tested)
     signal.setitimer(signal.ITIMER_REAL, 0)
     remote.send(verdicts, json.dumps(verdict).encode())
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from course_lib import metrics
 from course_lib.chapters import humanram_animation as animation
 from course_lib.chapters import humanram_reconstruction as humanram
 from course_lib.chapters.cameras import Camera
@@ -21,7 +20,7 @@ from course_lib.recipe import Batch
 from course_lib.scale import pick, scale
 from course_lib.shipped import ShippedError, available, load, note_data, round_weights, train
 from course_lib.studies import humanram as reconstruction
-from course_lib.studies.humanram_measure import Seen, Task, box_psnr, drawn, measure, nearest_view
+from course_lib.studies.humanram_measure import Seen, Task, box_psnr, drawn, measure, nearest_view, task_psnr
 from course_lib.studies.sapiens import Metrics
 
 TRAINED = "wandering"  # the motion of the avatars that are learned from
@@ -157,11 +156,7 @@ def measured(model: nn.Module, size: int) -> Metrics:
 
 def by_person(answer: Callable[[Task], Tensor], every: Iterator[Task]) -> list[tuple[Task, Tensor]]:
     """Every task and the PSNR on the person's box of each of its pictures, (M,)."""
-    rows = []
-    for task in every:
-        box = reconstruction.person_box(task.batch["target_alpha"][0])
-        rows.append((task, metrics.psnr(answer(task), task.batch["target_image"][0], box=box)))
-    return rows
+    return [(task, task_psnr(answer, task)) for task in every]
 
 
 # ------------------------------------------------------------------------------------------------- shipped, studies

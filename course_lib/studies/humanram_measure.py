@@ -287,10 +287,12 @@ def compare(arm, seed: int, steps: int) -> Metrics:
     return rows | {"novel": rows["novel_4"], "unseen": box_psnr(answer, tasks(found, 4, unseen=True))}
 
 
+def task_psnr(answer: Callable[[Task], Tensor], task: Task) -> Tensor:
+    """PSNR on the person's box of each picture that is asked for, dB: (M,)."""
+    box = person_box(task.batch["target_alpha"][0])
+    return metrics.psnr(answer(task), task.batch["target_image"][0], box=box)
+
+
 def box_psnr(answer: Callable[[Task], Tensor], every: Iterable[Task]) -> float:
     """The mean PSNR on the person's box, dB."""
-    rows = []
-    for task in every:
-        box = person_box(task.batch["target_alpha"][0])
-        rows.append({"psnr_box": metrics.psnr(answer(task), task.batch["target_image"][0], box=box)})
-    return metrics.average(rows)["psnr_box"]
+    return metrics.average([{"psnr_box": task_psnr(answer, task)} for task in every])["psnr_box"]
